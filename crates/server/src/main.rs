@@ -1,0 +1,2 @@
+//! The `shadowland` server.
+fn main() {}

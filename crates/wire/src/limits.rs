@@ -1,0 +1,38 @@
+//! Every bound of the protocol, by name. Decoders check a claimed count or length against these before they
+//! do anything with it.
+
+/// Largest datagram that either side sends, in bytes: header, payload and tag, without UDP and IP.
+pub const DATAGRAM_BYTES: usize = 1200;
+/// Bytes of the ChaCha20-Poly1305 tag at the end of every sealed packet.
+pub const TAG_BYTES: usize = 16;
+/// Positions of the replay window; a deployment can widen it at build time (a power of two, at least 64).
+pub const REPLAY_WINDOW: u64 = 64;
+/// Most messages in one packet; more is a protocol violation, for no honest peer packs so many.
+pub const MESSAGES_PER_PACKET: usize = 128;
+/// Most independent streams of reliable messages in a direction.
+pub const RELIABLE_STREAMS: usize = 8;
+/// Largest reliable message that fits one packet, in bytes; fragments carry more.
+pub const RELIABLE_MESSAGE_BYTES: usize = 1024;
+/// Bytes of reliable messages that a connection holds for sending; then `send` says full.
+pub const RELIABLE_SEND_BYTES: usize = 64 * 1024;
+/// Messages ahead of the next expected one that a receiver holds, per stream.
+pub const REORDER_WINDOW: usize = 64;
+/// Bytes of reliable messages that a connection holds until the gap before them is filled.
+pub const REORDER_BYTES: usize = 64 * 1024;
+/// Longest login token that ConnectRequest may carry, in bytes.
+pub const TOKEN_BYTES: usize = 256;
+
+/// Slots of a page: its full state must fit one datagram.
+pub const PAGE_SLOTS: usize = 24;
+/// Tombstones that a page remembers; an evicted one raises the page's floor.
+pub const PAGE_TOMBSTONES: usize = 16;
+/// Pages that a client keeps; above it the server is at fault.
+pub const CLIENT_PAGES: usize = 8192;
+/// Entities that a client keeps; above it the server is at fault.
+pub const CLIENT_ENTITIES: usize = 65_536;
+/// Inputs that one input message may carry: the newest and those before it.
+pub const INPUTS_PER_MESSAGE: usize = 8;
+/// Pages of a cell.
+pub const PAGES_PER_CELL: u32 = 4096;
+/// Cells that all layers of a map may have together.
+pub const CELLS_PER_MAP: u32 = 1 << 26;
