@@ -1,0 +1,296 @@
+//! The batched system calls of Linux, and all the `unsafe` code of this crate.
+//!
+//! Every pointer that the kernel gets is made from a live borrow right before the call and is not used after
+//! it. The headers that hold them between calls are scratch memory: allocated once, overwritten before each use.
+#![allow(
+    unsafe_code,
+    reason = "recvmmsg, sendmmsg and two socket options have no safe interface in the standard library"
+)]
+
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
+
+use libc::{c_int, c_void, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t};
+use socket2::{SockRef, Socket};
+
+use crate::DATAGRAM;
+use crate::batch::{Arrival, Departure};
+
+/// Headers that one `recvmmsg` writes to.
+#[derive(Debug)]
+pub(crate) struct RecvScratch(Headers);
+
+/// Headers that one `sendmmsg` reads.
+#[derive(Debug)]
+pub(crate) struct SendScratch(Headers);
+
+#[derive(Debug)]
+struct Headers {
+    messages: Box<[mmsghdr]>,
+    vectors: Box<[iovec]>,
+    names: Box<[RawAddress]>,
+}
+
+// SAFETY: the raw pointers in `messages` and `vectors` are dangling between calls; `recv` and `send`, which hold
+// `&mut Headers`, set every pointer that the kernel will follow before each call.
+unsafe impl Send for Headers {}
+
+impl RecvScratch {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self(Headers::new(slots))
+    }
+}
+
+impl SendScratch {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self(Headers::new(slots))
+    }
+}
+
+impl Headers {
+    fn new(slots: usize) -> Self {
+        // SAFETY: mmsghdr is plain old data for which all zeroes (null pointers, zero lengths) is a value.
+        let message: mmsghdr = unsafe { std::mem::zeroed() };
+        let vector = iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        Self {
+            messages: vec![message; slots].into_boxed_slice(),
+            vectors: vec![vector; slots].into_boxed_slice(),
+            names: vec![RawAddress::EMPTY; slots].into_boxed_slice(),
+        }
+    }
+
+    /// Points the header of `index` to its name and to `len` bytes at `base`.
+    fn point(&mut self, index: usize, name_len: socklen_t, base: *mut c_void, len: usize) {
+        self.vectors[index] = iovec { iov_base: base, iov_len: len };
+        let header = &mut self.messages[index].msg_hdr;
+        header.msg_name = (&raw mut self.names[index]).cast();
+        header.msg_namelen = name_len;
+        header.msg_iov = &raw mut self.vectors[index];
+        header.msg_iovlen = 1;
+        header.msg_control = ptr::null_mut();
+        header.msg_controllen = 0;
+        header.msg_flags = 0;
+    }
+}
+
+/// One `recvmmsg`: fills `buffers` and `arrivals` from the front.
+pub(crate) fn recv(
+    socket: &impl AsRawFd,
+    buffers: &mut [[u8; DATAGRAM]],
+    arrivals: &mut [Arrival],
+    scratch: &mut RecvScratch,
+) -> io::Result<usize> {
+    let headers = &mut scratch.0;
+    let slots = buffers.len().min(headers.messages.len());
+    for (index, buffer) in buffers[..slots].iter_mut().enumerate() {
+        headers.point(index, size_of::<RawAddress>() as socklen_t, buffer.as_mut_ptr().cast(), DATAGRAM);
+    }
+    // SAFETY: the first `slots` messages were just pointed to live memory of the stated lengths, which the
+    // borrows of `buffers` and `scratch` keep alive and unshared until the call returns.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.messages.as_mut_ptr(),
+            slots as u32,
+            libc::MSG_DONTWAIT,
+            ptr::null_mut(),
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    for (index, arrival) in arrivals[..received].iter_mut().enumerate() {
+        let message = &headers.messages[index];
+        *arrival = Arrival {
+            from: headers.names[index].to_std(),
+            len: (message.msg_len as usize).min(DATAGRAM),
+            oversized: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        };
+    }
+    Ok(received)
+}
+
+/// One `sendmmsg`: takes datagrams from the front and returns how many.
+pub(crate) fn send(
+    socket: &impl AsRawFd,
+    buffers: &[[u8; DATAGRAM]],
+    departures: &[Departure],
+    scratch: &mut SendScratch,
+) -> io::Result<usize> {
+    let headers = &mut scratch.0;
+    let slots = buffers.len().min(headers.messages.len());
+    for (index, (buffer, departure)) in buffers.iter().zip(departures).enumerate().take(slots) {
+        let (name, name_len) = RawAddress::from_std(departure.to);
+        headers.names[index] = name;
+        // The kernel only reads through this pointer; the C type knows no const.
+        let base = buffer.as_ptr().cast_mut().cast();
+        headers.point(index, name_len, base, departure.len.min(DATAGRAM));
+    }
+    // SAFETY: the first `slots` messages were just pointed to live memory of the stated lengths, which the
+    // borrows keep alive until the call returns; the kernel writes to nothing but `messages`.
+    let sent = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), headers.messages.as_mut_ptr(), slots as u32, libc::MSG_DONTWAIT)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether a send error would meet every datagram, whatever its destination.
+pub(crate) fn is_about_the_socket(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::ENOSYS | libc::EOPNOTSUPP | libc::EPIPE)
+    )
+}
+
+pub(crate) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_port(true)
+}
+
+pub(crate) fn set_recv_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    socket.set_recv_buffer_size(bytes)?;
+    if granted(socket.recv_buffer_size()?)? < bytes {
+        // Beyond `net.core.rmem_max` only for a process with CAP_NET_ADMIN; without it the limit stands.
+        let _ = set_int(socket, libc::SO_RCVBUFFORCE, bytes);
+    }
+    Ok(())
+}
+
+pub(crate) fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    socket.set_send_buffer_size(bytes)?;
+    if granted(socket.send_buffer_size()?)? < bytes {
+        // As above, for `net.core.wmem_max`.
+        let _ = set_int(socket, libc::SO_SNDBUFFORCE, bytes);
+    }
+    Ok(())
+}
+
+/// Bytes granted, from what the kernel tells: it doubles every request for its own bookkeeping (socket(7)).
+#[allow(clippy::unnecessary_wraps, reason = "the face is the same on every system")]
+pub(crate) fn granted(told: usize) -> io::Result<usize> {
+    Ok(told / 2)
+}
+
+fn set_int(socket: &Socket, option: c_int, value: usize) -> io::Result<()> {
+    let value = c_int::try_from(value).unwrap_or(c_int::MAX);
+    // SAFETY: the option's value is a c_int, and the pointer and length describe a live one.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size_of::<c_int>() as socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Attaches [`STEERING`] to the group of sockets that share the address.
+pub(crate) fn steer_by_connection_id(socket: &(impl AsRawFd + AsFd)) -> io::Result<()> {
+    if !SockRef::from(socket).reuse_port()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not share its address"));
+    }
+    let program = libc::sock_fprog { len: STEERING.len() as u16, filter: STEERING.as_ptr().cast_mut() };
+    // SAFETY: the option's value is a sock_fprog; the kernel copies the program, which it only reads, before
+    // the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Answers the index of a socket; an index without a socket makes the kernel use its own hash. Offset 0 is the
+/// first byte of the datagram's payload (`run_bpf_filter` in net/core/sock_reuseport.c).
+#[rustfmt::skip]
+const STEERING: [libc::sock_filter; 7] = {
+    use libc::{BPF_ABS, BPF_B, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_LEN, BPF_RET, BPF_W};
+    const BPF_A: u32 = 0x10;
+    const HASH: u32 = u32::MAX;
+    // A load beyond the end would end the program with 0, and thereby choose worker 0: ask for the length first.
+    [
+        instruction(BPF_LD | BPF_W | BPF_LEN, 0, 0, 0), // 0: a = length
+        instruction(BPF_JMP | BPF_JGE | BPF_K, 0, 4, 4), // 1: a < 4, too short for a ConnectionId: go to 6
+        instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0), // 2: a = ConnectionId
+        instruction(BPF_JMP | BPF_JEQ | BPF_K, 2, 0, 0), // 3: a == 0, no session yet: go to 6
+        instruction(BPF_LD | BPF_B | BPF_ABS, 0, 0, 0), // 4: a = its lowest byte, the first on the wire
+        instruction(BPF_RET | BPF_A, 0, 0, 0), // 5: return a
+        instruction(BPF_RET | BPF_K, 0, 0, HASH), // 6
+    ]
+};
+
+const fn instruction(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k }
+}
+
+/// A `sockaddr_in6`, or a `sockaddr_in` at the beginning of one: half the size of `sockaddr_storage`, and read
+/// and written without `unsafe`, because the IPv4 address has the place of the flow information.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+struct RawAddress(sockaddr_in6);
+
+const _: () = {
+    assert!(offset_of!(sockaddr_in, sin_family) == offset_of!(sockaddr_in6, sin6_family));
+    assert!(offset_of!(sockaddr_in, sin_port) == offset_of!(sockaddr_in6, sin6_port));
+    assert!(offset_of!(sockaddr_in, sin_addr) == offset_of!(sockaddr_in6, sin6_flowinfo));
+};
+
+impl RawAddress {
+    const EMPTY: Self = Self(sockaddr_in6 {
+        sin6_family: 0,
+        sin6_port: 0,
+        sin6_flowinfo: 0,
+        sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+        sin6_scope_id: 0,
+    });
+
+    /// The address for the kernel and its length there.
+    fn from_std(address: SocketAddr) -> (Self, socklen_t) {
+        let mut raw = Self::EMPTY;
+        raw.0.sin6_port = address.port().to_be();
+        match address {
+            SocketAddr::V4(v4) => {
+                raw.0.sin6_family = libc::AF_INET as libc::sa_family_t;
+                raw.0.sin6_flowinfo = u32::from_ne_bytes(v4.ip().octets());
+                (raw, size_of::<sockaddr_in>() as socklen_t)
+            }
+            SocketAddr::V6(v6) => {
+                raw.0.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                raw.0.sin6_flowinfo = v6.flowinfo();
+                raw.0.sin6_addr.s6_addr = v6.ip().octets();
+                raw.0.sin6_scope_id = v6.scope_id();
+                (raw, size_of::<sockaddr_in6>() as socklen_t)
+            }
+        }
+    }
+
+    fn to_std(self) -> SocketAddr {
+        let port = u16::from_be(self.0.sin6_port);
+        if c_int::from(self.0.sin6_family) == libc::AF_INET {
+            let ip = Ipv4Addr::from(self.0.sin6_flowinfo.to_ne_bytes());
+            SocketAddr::V4(SocketAddrV4::new(ip, port))
+        } else {
+            let ip = Ipv6Addr::from(self.0.sin6_addr.s6_addr);
+            SocketAddr::V6(SocketAddrV6::new(ip, port, self.0.sin6_flowinfo, self.0.sin6_scope_id))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_way_through_the_kernels_form() {
+        for text in ["1.2.3.4:5", "255.255.255.255:65535", "[::1]:3565", "[fe80::1%7]:9"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(RawAddress::from_std(address).0.to_std(), address, "{text}");
+        }
+    }
+}
