@@ -38,7 +38,9 @@ fn a_batch_goes_round_and_keeps_its_order() {
         }
         assert!(departing.is_full());
         assert_eq!(here.send(&mut departing).unwrap(), 64);
-        assert_eq!((departing.len(), departing.stats().calls), (0, 1));
+        assert!(departing.is_empty());
+        #[cfg(target_os = "linux")]
+        assert_eq!(departing.stats().calls, 1);
 
         let mut arriving = RecvBatch::new(48);
         let datagrams = receive(&there, &mut arriving, 64);
@@ -116,6 +118,7 @@ fn readiness_is_reported_through_mio() {
     poll.registry().deregister(&mut there).unwrap();
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn buffers_are_asked_for_and_what_was_granted_is_told() {
     let options =
