@@ -36,3 +36,5 @@ pub const INPUTS_PER_MESSAGE: usize = 8;
 pub const PAGES_PER_CELL: u32 = 4096;
 /// Cells that all layers of a map may have together.
 pub const CELLS_PER_MAP: u32 = 1 << 26;
+/// Closes that one snapshot may carry.
+pub const CLOSES_PER_SNAPSHOT: usize = 32;

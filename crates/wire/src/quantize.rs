@@ -1,1 +1,147 @@
-//! Being built.
+//! Quantized angles, velocities and vitals, with their error bounds.
+
+/// Bits of an angle on the wire.
+pub const ANGLE_BITS: u32 = 12;
+/// Largest error of a quantized angle, in degrees: half of 360 / 4096.
+pub const ANGLE_ERROR_DEGREES: f64 = 360.0 / (1 << ANGLE_BITS) as f64 / 2.0;
+
+/// An orientation as Unreal's rotator: 12 bits an angle, 4096 to the full turn.
+///
+/// Most entities only turn around the vertical axis; then pitch and roll are 0 and are not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Rotation {
+    /// Around Z, 0 = along X, growing towards Y.
+    pub yaw: u16,
+    /// Around Y, up is positive.
+    pub pitch: u16,
+    /// Around X.
+    pub roll: u16,
+}
+
+impl Rotation {
+    /// The nearest rotation to the angles in degrees; any finite angle is brought into one turn.
+    #[must_use]
+    pub fn from_degrees(yaw: f64, pitch: f64, roll: f64) -> Self {
+        Self { yaw: angle(yaw), pitch: angle(pitch), roll: angle(roll) }
+    }
+
+    /// Yaw only.
+    #[must_use]
+    #[inline]
+    pub fn from_yaw_degrees(yaw: f64) -> Self {
+        Self { yaw: angle(yaw), pitch: 0, roll: 0 }
+    }
+
+    /// Whether pitch and roll need not be sent.
+    #[must_use]
+    #[inline]
+    pub fn is_yaw_only(self) -> bool {
+        self.pitch == 0 && self.roll == 0
+    }
+
+    /// Yaw in degrees, 0 up to but not including 360.
+    #[must_use]
+    pub fn yaw_degrees(self) -> f64 {
+        f64::from(self.yaw) * 360.0 / f64::from(1 << ANGLE_BITS)
+    }
+}
+
+#[inline]
+fn angle(degrees: f64) -> u16 {
+    let steps = (degrees / 360.0 * f64::from(1 << ANGLE_BITS)).round();
+    (steps as i64 & ((1 << ANGLE_BITS) - 1)) as u16
+}
+
+/// A velocity in cm/s per axis, rounded to whole numbers and limited to +-32,767: an error of at most
+/// 0.5 cm/s within the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Velocity {
+    /// Forward.
+    pub x: i16,
+    /// Right.
+    pub y: i16,
+    /// Up.
+    pub z: i16,
+}
+
+impl Velocity {
+    /// The nearest velocity; what is faster than the limit stops there, NaN becomes 0.
+    #[must_use]
+    #[inline]
+    pub fn from_cm_per_s([x, y, z]: [f64; 3]) -> Self {
+        let axis = |value: f64| value.round() as i16;
+        Self { x: axis(x), y: axis(y), z: axis(z) }
+    }
+
+    /// In cm/s.
+    #[must_use]
+    pub fn to_cm_per_s(self) -> [f64; 3] {
+        [self.x.into(), self.y.into(), self.z.into()]
+    }
+}
+
+/// Health and mana as shares of their maximum, a byte each: an error of at most 1/510 of the maximum, and
+/// 0 only for exactly nothing, so that the living never look dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Vitals {
+    /// Health, 0 = none, 255 = full.
+    pub health: u8,
+    /// Mana, 0 = none, 255 = full.
+    pub mana: u8,
+}
+
+impl Vitals {
+    /// Everything full.
+    pub const FULL: Self = Self { health: u8::MAX, mana: u8::MAX };
+
+    /// Quantizes shares between 0 and 1; what lies outside is limited.
+    #[must_use]
+    pub fn from_shares(health: f64, mana: f64) -> Self {
+        Self { health: share(health), mana: share(mana) }
+    }
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self::FULL
+    }
+}
+
+fn share(value: f64) -> u8 {
+    let rounded = (value.clamp(0.0, 1.0) * 255.0).round() as u8;
+    if rounded == 0 && value > 0.0 { 1 } else { rounded }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn angles_keep_their_bound(degrees in -10_000.0..10_000.0f64) {
+            let back = Rotation::from_yaw_degrees(degrees).yaw_degrees();
+            let off = (back - degrees).rem_euclid(360.0);
+            prop_assert!(off.min(360.0 - off) <= ANGLE_ERROR_DEGREES + 1e-9);
+        }
+
+        #[test]
+        fn velocities_keep_their_bound(x in -32_767.0..32_767.0f64) {
+            let back = Velocity::from_cm_per_s([x, 0.0, -x]).to_cm_per_s();
+            prop_assert!((back[0] - x).abs() <= 0.5 && (back[2] + x).abs() <= 0.5);
+        }
+
+        #[test]
+        fn the_living_never_look_dead(health in 1e-9..=1.0f64) {
+            prop_assert!(Vitals::from_shares(health, 0.0).health > 0);
+        }
+    }
+
+    #[test]
+    fn extremes_are_limited() {
+        let fast = Velocity::from_cm_per_s([1e9, -1e9, f64::NAN]);
+        assert_eq!(fast, Velocity { x: i16::MAX, y: i16::MIN, z: 0 });
+        assert_eq!(Vitals::from_shares(7.0, -1.0), Vitals { health: 255, mana: 0 });
+        assert_eq!(Rotation::from_yaw_degrees(360.0).yaw, 0);
+    }
+}

@@ -1,0 +1,170 @@
+//! What a client sends to the world: inputs, and the request to send a page again.
+
+use crate::block::{CellId, PageId};
+use crate::codec::{DecodeError, Full, Reader, Writer};
+use crate::limits::{CELLS_PER_MAP, INPUTS_PER_MESSAGE, PAGES_PER_CELL};
+
+/// What a player asks for during one tick. The server decides what comes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Input {
+    /// Share of the greatest speed along the view direction, -127 = backwards .. 127 = forwards.
+    pub forward: i8,
+    /// Share of the greatest speed to the right of the view direction, -127 = left .. 127 = right.
+    pub right: i8,
+    /// View direction, 65,536 to the full turn, 0 = along X, growing towards Y.
+    pub yaw: u16,
+    /// Keys that are held down.
+    pub buttons: Buttons,
+}
+
+/// Keys that are held down. Reserved bits are ignored by the server, so that a newer client may set them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Buttons(pub u8);
+
+impl Buttons {
+    /// Run faster.
+    pub const SPRINT: Self = Self(1 << 0);
+    /// Crouch.
+    pub const CROUCH: Self = Self(1 << 1);
+    /// Jump.
+    pub const JUMP: Self = Self(1 << 2);
+
+    /// Whether all keys of `other` are held.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Input: the newest inputs, oldest first, numbered without gaps. Each is sent several times in a row, so that
+/// a lost packet loses none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputMessage {
+    newest: u32,
+    count: usize,
+    inputs: [Input; INPUTS_PER_MESSAGE],
+}
+
+impl InputMessage {
+    /// A message of the last inputs; the last one has the number `newest` (numbers start at 1).
+    ///
+    /// # Panics
+    /// When there are no inputs, more than [`INPUTS_PER_MESSAGE`], or more than `newest`.
+    #[must_use]
+    pub fn new(newest: u32, last: &[Input]) -> Self {
+        assert!(!last.is_empty() && last.len() <= INPUTS_PER_MESSAGE && last.len() <= newest as usize);
+        let mut inputs = [Input::default(); INPUTS_PER_MESSAGE];
+        inputs[..last.len()].copy_from_slice(last);
+        Self { newest, count: last.len(), inputs }
+    }
+
+    /// The inputs with their numbers, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, Input)> + '_ {
+        let first = self.newest - (self.count as u32 - 1);
+        (first..).zip(self.inputs[..self.count].iter().copied())
+    }
+
+    /// Writes the message's body.
+    pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.varint(self.newest.into())?;
+        writer.u8(self.count as u8)?;
+        for input in &self.inputs[..self.count] {
+            writer.u8(input.forward as u8)?;
+            writer.u8(input.right as u8)?;
+            writer.u16(input.yaw)?;
+            writer.u8(input.buttons.0)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a body.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let newest = reader.varint_u32()?;
+        let count = usize::from(reader.u8()?);
+        if count > INPUTS_PER_MESSAGE {
+            return Err(DecodeError::LimitExceeded("inputs per message"));
+        }
+        if count == 0 || count > newest as usize {
+            return Err(DecodeError::BadValue("input count"));
+        }
+        let mut inputs = [Input::default(); INPUTS_PER_MESSAGE];
+        for input in &mut inputs[..count] {
+            *input = Input {
+                forward: reader.u8()? as i8,
+                right: reader.u8()? as i8,
+                yaw: reader.u16()?,
+                buttons: Buttons(reader.u8()?),
+            };
+        }
+        reader.finish()?;
+        Ok(Self { newest, count, inputs })
+    }
+}
+
+/// ResetPage: the client could not apply a block of this page; send it complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResetPage {
+    /// The page.
+    pub page: PageId,
+}
+
+impl ResetPage {
+    /// Writes the message's body.
+    pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.varint(self.page.cell.0.into())?;
+        writer.varint(self.page.number.into())
+    }
+
+    /// Reads a body.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(body);
+        let cell = reader.varint_u32()?;
+        let number = reader.varint_u32()?;
+        reader.finish()?;
+        if cell >= CELLS_PER_MAP || number >= PAGES_PER_CELL {
+            return Err(DecodeError::LimitExceeded("page"));
+        }
+        Ok(Self { page: PageId { cell: CellId(cell), number: number as u16 } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn inputs_survive_the_round_trip(
+            newest in 8u32..,
+            raw in proptest::collection::vec(any::<(i8, i8, u16, u8)>(), 1..=INPUTS_PER_MESSAGE),
+        ) {
+            let inputs: Vec<Input> = raw
+                .into_iter()
+                .map(|(forward, right, yaw, buttons)| Input { forward, right, yaw, buttons: Buttons(buttons) })
+                .collect();
+            let message = InputMessage::new(newest, &inputs);
+            let mut buffer = [0; 64];
+            let mut writer = Writer::new(&mut buffer);
+            message.encode(&mut writer).unwrap();
+            let decoded = InputMessage::decode(writer.written()).unwrap();
+            prop_assert_eq!(decoded, message);
+            prop_assert_eq!(decoded.iter().last().unwrap(), (newest, *inputs.last().unwrap()));
+        }
+
+        #[test]
+        fn any_bytes_decode_to_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(message) = InputMessage::decode(&bytes) {
+                prop_assert!(message.iter().count() <= INPUTS_PER_MESSAGE);
+            }
+            let _ = ResetPage::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn input_numbers_start_at_one() {
+        assert_eq!(InputMessage::decode(&[0, 1, 0, 0, 0, 0, 0]), Err(DecodeError::BadValue("input count")));
+        assert!(InputMessage::decode(&[1, 1, 0, 0, 0, 0, 0]).is_ok());
+    }
+}
