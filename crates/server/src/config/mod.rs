@@ -1,0 +1,284 @@
+//! From texts to a validated [`Config`].
+//!
+//! A file, variables and the command line are read as [`Layer`]s: keys with literals and the place where each
+//! stands. [`Effective::from_layers`] checks every literal of every layer against the table of [`settings`], and
+//! lets later layers win; [`Config`] is what the rest of the server sees, in its own types and units.
+
+mod layer;
+pub mod settings;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use layer::{Layer, Place};
+use settings::{SETTINGS, Setting, Value};
+
+/// Ticks of the world in a second; fixed, because clients predict with the same step.
+pub const TICK_HZ: u32 = 60;
+
+/// File that is read from the working directory when it is there.
+pub const DEFAULT_FILE: &str = "shadowland.toml";
+
+/// A configuration that the server can run with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Directory of the key pair and, later, the database.
+    pub data_dir: PathBuf,
+    /// Directives of the log filter.
+    pub log_filter: String,
+    /// Sockets and threads.
+    pub network: NetworkConfig,
+    /// Players and their connections.
+    pub session: SessionConfig,
+    /// The map and what is on it.
+    pub world: WorldSettings,
+}
+
+/// Sockets and threads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkConfig {
+    /// Address and port to listen on; port 0 takes any that is free.
+    pub listen: SocketAddr,
+    /// I/O threads, each with its own socket.
+    pub workers: usize,
+    /// Kernel buffer asked for, arriving, per worker.
+    pub recv_buffer_bytes: usize,
+    /// Kernel buffer asked for, departing, per worker.
+    pub send_buffer_bytes: usize,
+}
+
+/// Players and their connections.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionConfig {
+    /// Players at the same time.
+    pub max_players: usize,
+    /// Silence after which a player counts as gone.
+    pub idle_timeout: Duration,
+    /// Silence after which the server pings.
+    pub ping_interval: Duration,
+    /// Packets a second to every player, a divisor of [`TICK_HZ`].
+    pub send_hz: u32,
+}
+
+/// The map and what is on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorldSettings {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Side of the square map.
+    pub map_size_cm: f64,
+    /// How far players see.
+    pub interest_distance_cm: f64,
+    /// Step of the lattice of sent positions.
+    pub lattice_step_cm: f64,
+    /// Entities that memory is set aside for.
+    pub entity_capacity: usize,
+    /// Wandering creatures.
+    pub npcs: usize,
+}
+
+/// What is wrong with the configuration; every message is one line.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file that was asked for cannot be read.
+    #[error("{path}: cannot read the configuration: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{path}:{line}: {message}")]
+    Syntax {
+        /// The file.
+        path: String,
+        /// Line, from 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// Nobody knows this key.
+    #[error("{place}: `{key}` is not a setting; allowed: {allowed}")]
+    UnknownKey {
+        /// Where it stands.
+        place: Place,
+        /// As it was written.
+        key: String,
+        /// What can stand there.
+        allowed: String,
+    },
+    /// A setting cannot have this value.
+    #[error("{place}: `{key}` is {value}; allowed: {allowed}")]
+    BadValue {
+        /// Where it stands.
+        place: Place,
+        /// The setting.
+        key: &'static str,
+        /// As it was written.
+        value: String,
+        /// What it can be.
+        allowed: String,
+    },
+}
+
+/// Every setting with its checked value and, unless it is the default, the place that it comes from.
+#[derive(Debug, Clone)]
+pub struct Effective {
+    values: Vec<(&'static Setting, Value, Option<Place>)>,
+}
+
+impl Effective {
+    /// Checks all layers and lets each override those before it.
+    ///
+    /// # Errors
+    /// The first mistake, in the order of the layers.
+    pub fn from_layers(layers: &[Layer]) -> Result<Self, ConfigError> {
+        let mut values: Vec<_> =
+            SETTINGS.iter().map(|setting| (setting, (setting.default)(), None)).collect();
+        for (key, literal, place) in layers.iter().flat_map(Layer::entries) {
+            let index = SETTINGS
+                .iter()
+                .position(|setting| setting.key == key)
+                .ok_or_else(|| unknown_key(key, place.clone()))?;
+            let setting = &SETTINGS[index];
+            let value = setting.kind.check(literal).ok_or_else(|| ConfigError::BadValue {
+                place: place.clone(),
+                key: setting.key,
+                value: literal.to_string(),
+                allowed: setting.kind.allowed(),
+            })?;
+            values[index] = (setting, value, Some(place.clone()));
+        }
+        let effective = Self { values };
+        effective.check_capacity()?;
+        Ok(effective)
+    }
+
+    /// The same values in the server's own types.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        Config {
+            data_dir: self.text("server.data_dir").into(),
+            log_filter: self.text("server.log").into(),
+            network: NetworkConfig {
+                listen: self.address("network.listen"),
+                workers: self.whole("network.workers"),
+                recv_buffer_bytes: self.whole("network.recv_buffer_bytes"),
+                send_buffer_bytes: self.whole("network.send_buffer_bytes"),
+            },
+            session: SessionConfig {
+                max_players: self.whole("session.max_players"),
+                idle_timeout: Duration::from_secs_f64(self.number("session.idle_timeout_s")),
+                ping_interval: Duration::from_secs_f64(self.number("session.ping_interval_s")),
+                send_hz: self.whole("session.send_hz") as u32,
+            },
+            world: WorldSettings {
+                seed: self.whole("world.seed") as u64,
+                map_size_cm: self.number("world.map_size_m") * 100.0,
+                interest_distance_cm: self.number("world.interest_distance_m") * 100.0,
+                lattice_step_cm: self.number("world.lattice_step_cm"),
+                entity_capacity: self.whole("world.entity_capacity"),
+                npcs: self.whole("world.npcs"),
+            },
+        }
+    }
+
+    /// A configuration file that says the same, with what each setting means and where its value comes from.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text = String::from(
+            "# The effective configuration. Every line can be left out: it then has its default.\n",
+        );
+        let mut section = "";
+        for (setting, value, place) in &self.values {
+            if section != setting.section() {
+                section = setting.section();
+                let _ = write!(text, "\n[{section}]\n");
+            }
+            let _ = writeln!(text, "# {} Allowed: {}.", setting.meaning, setting.kind.allowed());
+            if let Some(place) = place {
+                let _ = writeln!(text, "# Set by {place}; the default is {}.", (setting.default)());
+            }
+            let _ = writeln!(text, "{} = {value}", setting.name());
+        }
+        text
+    }
+
+    fn check_capacity(&self) -> Result<(), ConfigError> {
+        let capacity: usize = self.whole("world.entity_capacity");
+        let needed = self.whole("session.max_players") + self.whole("world.npcs");
+        if capacity >= needed {
+            return Ok(());
+        }
+        // One of the three was set, or the defaults would not fit together.
+        let place = ["world.entity_capacity", "session.max_players", "world.npcs"]
+            .iter()
+            .find_map(|key| self.entry(key).2.clone())
+            .expect("the defaults fit together");
+        Err(ConfigError::BadValue {
+            place,
+            key: "world.entity_capacity",
+            value: capacity.to_string(),
+            allowed: format!("at least session.max_players + world.npcs, which is {needed}"),
+        })
+    }
+
+    fn entry(&self, key: &str) -> &(&'static Setting, Value, Option<Place>) {
+        let found = self.values.iter().find(|(setting, ..)| setting.key == key);
+        found.unwrap_or_else(|| panic!("`{key}` is missing in the table of settings"))
+    }
+
+    fn whole(&self, key: &str) -> usize {
+        match self.entry(key).1 {
+            Value::Whole(number) => usize::try_from(number).expect("the bounds of every setting fit"),
+            ref other => panic!("`{key}` holds {other}"),
+        }
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        match self.entry(key).1 {
+            Value::Number(number) => number,
+            ref other => panic!("`{key}` holds {other}"),
+        }
+    }
+
+    fn text(&self, key: &str) -> &str {
+        match &self.entry(key).1 {
+            Value::Text(text) => text,
+            other => panic!("`{key}` holds {other}"),
+        }
+    }
+
+    fn address(&self, key: &str) -> SocketAddr {
+        match self.entry(key).1 {
+            Value::Address(address) => address,
+            ref other => panic!("`{key}` holds {other}"),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Effective::from_layers(&[]).expect("the defaults fit together").config()
+    }
+}
+
+fn unknown_key(key: &str, place: Place) -> ConfigError {
+    let section = key.split_once('.').map_or(key, |(section, _)| section);
+    let names: Vec<_> =
+        SETTINGS.iter().filter(|setting| setting.section() == section).map(|setting| setting.key).collect();
+    let allowed = if names.is_empty() {
+        let mut sections: Vec<_> =
+            SETTINGS.iter().map(|setting| format!("[{}]", setting.section())).collect();
+        sections.dedup();
+        sections.join(", ")
+    } else {
+        names.join(", ")
+    };
+    ConfigError::UnknownKey { place, key: key.to_owned(), allowed }
+}

@@ -1,0 +1,303 @@
+//! Every setting, once: key, what it means, what is allowed, and the default. The file, the variables, the
+//! command line, the validation and `shadowland config` all read this table.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::available_parallelism;
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// `section.name`, as in the file.
+    pub key: &'static str,
+    /// One line for whoever edits the file.
+    pub meaning: &'static str,
+    /// What is allowed.
+    pub kind: Kind,
+    /// What holds when nobody says anything.
+    pub default: fn() -> Value,
+}
+
+/// What values a setting can have.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// An IP address and a port.
+    Address,
+    /// A whole number within bounds, both included.
+    Whole {
+        /// The least.
+        min: u64,
+        /// The greatest.
+        max: u64,
+    },
+    /// A number, with or without a fraction, within bounds, both included.
+    Number {
+        /// The least.
+        min: f64,
+        /// The greatest.
+        max: f64,
+    },
+    /// One of a few whole numbers.
+    OneOf(&'static [u64]),
+    /// A path, relative to the working directory or absolute.
+    Path,
+    /// Directives of `tracing`'s filter.
+    LogFilter,
+}
+
+/// A checked value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Of [`Kind::Address`].
+    Address(SocketAddr),
+    /// Of [`Kind::Whole`] and [`Kind::OneOf`].
+    Whole(u64),
+    /// Of [`Kind::Number`].
+    Number(f64),
+    /// Of [`Kind::Path`] and [`Kind::LogFilter`].
+    Text(String),
+}
+
+/// All settings, in the order in which `shadowland config` prints them; a section's settings stand together.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "server.data_dir",
+        meaning: "Directory of what the server keeps: its key pair, later its database.",
+        kind: Kind::Path,
+        default: || Value::Text("data".into()),
+    },
+    Setting {
+        key: "server.log",
+        meaning: "What is logged: a level, or levels by module such as \"info,shadowland_server=debug\".",
+        kind: Kind::LogFilter,
+        default: || Value::Text("info".into()),
+    },
+    Setting {
+        key: "network.listen",
+        meaning: "Address and UDP port that players connect to.",
+        kind: Kind::Address,
+        default: || Value::Address(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 3565))),
+    },
+    Setting {
+        key: "network.workers",
+        meaning: "Threads that receive, assemble and send; by default half of the cores.",
+        kind: Kind::Whole { min: 1, max: 64 },
+        default: || {
+            Value::Whole(available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 64)) as u64)
+        },
+    },
+    Setting {
+        key: "network.recv_buffer_bytes",
+        meaning: "Kernel buffer for arriving datagrams, per worker; the kernel may grant less.",
+        kind: Kind::Whole { min: 65_536, max: 1 << 30 },
+        default: || Value::Whole(8 << 20),
+    },
+    Setting {
+        key: "network.send_buffer_bytes",
+        meaning: "Kernel buffer for departing datagrams, per worker; the kernel may grant less.",
+        kind: Kind::Whole { min: 65_536, max: 1 << 30 },
+        default: || Value::Whole(8 << 20),
+    },
+    Setting {
+        key: "session.max_players",
+        meaning: "Players at the same time; the next one is refused.",
+        kind: Kind::Whole { min: 1, max: 60_000 },
+        default: || Value::Whole(10_000),
+    },
+    Setting {
+        key: "session.idle_timeout_s",
+        meaning: "Seconds without a packet after which a player counts as gone.",
+        kind: Kind::Number { min: 1.0, max: 600.0 },
+        default: || Value::Number(15.0),
+    },
+    Setting {
+        key: "session.ping_interval_s",
+        meaning: "Seconds of silence after which the server asks whether a player is still there.",
+        kind: Kind::Number { min: 0.1, max: 300.0 },
+        default: || Value::Number(5.0),
+    },
+    Setting {
+        key: "session.send_hz",
+        meaning: "Packets a second to every player; the world itself always runs at 60 ticks a second.",
+        kind: Kind::OneOf(&[60, 30, 20, 15, 12, 10]),
+        default: || Value::Whole(60),
+    },
+    Setting {
+        key: "world.seed",
+        meaning: "Seed of everything random in the world: the same seed gives the same world.",
+        kind: Kind::Whole { min: 0, max: i64::MAX as u64 },
+        default: || Value::Whole(1),
+    },
+    Setting {
+        key: "world.map_size_m",
+        meaning: "Side of the square map in metres.",
+        kind: Kind::Number { min: 10.0, max: 100_000.0 },
+        default: || Value::Number(2_500.0),
+    },
+    Setting {
+        key: "world.interest_distance_m",
+        meaning: "How far players see, in metres.",
+        kind: Kind::Number { min: 5.0, max: 5_000.0 },
+        default: || Value::Number(100.0),
+    },
+    Setting {
+        key: "world.lattice_step_cm",
+        meaning: "Step of the lattice onto which positions are rounded for sending, in centimetres.",
+        kind: Kind::Number { min: 0.1, max: 100.0 },
+        default: || Value::Number(1.0),
+    },
+    Setting {
+        key: "world.entity_capacity",
+        meaning: "Entities that memory is set aside for; at least session.max_players + world.npcs.",
+        kind: Kind::Whole { min: 1, max: 65_536 },
+        default: || Value::Whole(16_384),
+    },
+    Setting {
+        key: "world.npcs",
+        meaning: "Creatures that wander about from the start.",
+        kind: Kind::Whole { min: 0, max: 60_000 },
+        default: || Value::Whole(200),
+    },
+];
+
+impl Setting {
+    /// The variable that overrides the file: `SHADOWLAND_` and the key in capitals.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.key.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// The part of the key before the dot.
+    #[must_use]
+    pub fn section(&self) -> &'static str {
+        self.key.split_once('.').expect("every key has a section").0
+    }
+
+    /// The part of the key after the dot.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.key.split_once('.').expect("every key has a section").1
+    }
+
+    /// The setting of a key.
+    #[must_use]
+    pub fn find(key: &str) -> Option<&'static Setting> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+}
+
+/// What the names of all variables begin with.
+pub const VARIABLE_PREFIX: &str = "SHADOWLAND_";
+
+impl Kind {
+    /// The value of this kind that `literal` stands for.
+    pub(crate) fn check(self, literal: &Literal) -> Option<Value> {
+        match self {
+            Kind::Address => Some(Value::Address(literal.text()?.parse().ok()?)),
+            Kind::Whole { min, max } => {
+                let number = literal.whole()?;
+                (min..=max).contains(&number).then_some(Value::Whole(number))
+            }
+            Kind::OneOf(allowed) => {
+                let number = literal.whole()?;
+                allowed.contains(&number).then_some(Value::Whole(number))
+            }
+            Kind::Number { min, max } => {
+                let number = literal.number()?;
+                (min..=max).contains(&number).then_some(Value::Number(number))
+            }
+            Kind::Path => {
+                let text = literal.text()?;
+                (!text.is_empty()).then(|| Value::Text(text.to_owned()))
+            }
+            Kind::LogFilter => {
+                let text = literal.text()?;
+                tracing_subscriber::EnvFilter::builder().parse(text).ok()?;
+                Some(Value::Text(text.to_owned()))
+            }
+        }
+    }
+
+    /// What is allowed, in words.
+    #[must_use]
+    pub fn allowed(self) -> String {
+        match self {
+            Kind::Address => "an IP address and a port in quotes, such as \"0.0.0.0:3565\" or \"[::]:3565\"".into(),
+            Kind::Whole { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::Number { min, max } => format!("a number from {min} to {max}"),
+            Kind::OneOf(numbers) => {
+                let numbers: Vec<_> = numbers.iter().map(u64::to_string).collect();
+                format!("one of {}", numbers.join(", "))
+            }
+            Kind::Path => "a path in quotes, not empty".into(),
+            Kind::LogFilter => {
+                "error, warn, info, debug, trace or off, or levels by module such as \"info,shadowland_world=debug\""
+                    .into()
+            }
+        }
+    }
+}
+
+/// A value as it was written, before anybody checked it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Literal {
+    /// In quotes in the file.
+    Text(String),
+    /// A whole number in the file.
+    Whole(i64),
+    /// A number with a fraction in the file.
+    Number(f64),
+    /// Anything else in the file, as it stands there.
+    Other(String),
+    /// From a variable or the command line, where everything is text.
+    Unquoted(String),
+}
+
+impl Literal {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Literal::Text(text) | Literal::Unquoted(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn whole(&self) -> Option<u64> {
+        match self {
+            Literal::Whole(number) => u64::try_from(*number).ok(),
+            Literal::Unquoted(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn number(&self) -> Option<f64> {
+        match self {
+            #[allow(clippy::cast_precision_loss, reason = "bounds lie far below 2^53")]
+            Literal::Whole(number) => Some(*number as f64),
+            Literal::Number(number) => Some(*number),
+            Literal::Unquoted(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Literal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Literal::Text(text) | Literal::Unquoted(text) => write!(f, "{text:?}"),
+            Literal::Whole(number) => write!(f, "{number}"),
+            Literal::Number(number) => write!(f, "{number:?}"),
+            Literal::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::fmt::Display for Value {
+    /// As TOML.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::Address(address) => write!(f, "\"{address}\""),
+            Value::Whole(number) => write!(f, "{number}"),
+            Value::Number(number) => write!(f, "{number:?}"),
+            Value::Text(text) => write!(f, "{}", toml::Value::String(text.clone())),
+        }
+    }
+}

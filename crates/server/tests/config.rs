@@ -1,0 +1,184 @@
+//! What happens to a configuration: which mistakes are named how, and who overrides whom.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use shadowland_server::config::settings::SETTINGS;
+use shadowland_server::config::{Config, Effective, Layer};
+
+/// The error line that a file with this text gives.
+fn mistake(text: &str) -> String {
+    let layers = Layer::from_toml("shadowland.toml", text).map(|layer| [layer]);
+    let error = layers.and_then(|layers| Effective::from_layers(&layers)).expect_err(text);
+    error.to_string()
+}
+
+#[test]
+fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
+    for (text, expected) in [
+        (
+            "[network]\nworkers = 0",
+            "shadowland.toml:2: `network.workers` is 0; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "[network]\n\nworkers = \"two\"",
+            "shadowland.toml:3: `network.workers` is \"two\"; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "[network]\nworkers = -1",
+            "shadowland.toml:2: `network.workers` is -1; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "[network]\nworkers = 1.5",
+            "shadowland.toml:2: `network.workers` is 1.5; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "[network]\nworkers = [1,\n  2]",
+            "shadowland.toml:2: `network.workers` is [1, 2]; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "network.listen = \"localhost\"",
+            "shadowland.toml:1: `network.listen` is \"localhost\"; allowed: an IP address and a port in quotes, \
+             such as \"0.0.0.0:3565\" or \"[::]:3565\"",
+        ),
+        (
+            "[network]\nlisten = 3565",
+            "shadowland.toml:2: `network.listen` is 3565; allowed: an IP address and a port in quotes, \
+             such as \"0.0.0.0:3565\" or \"[::]:3565\"",
+        ),
+        (
+            "[session]\nsend_hz = 25",
+            "shadowland.toml:2: `session.send_hz` is 25; allowed: one of 60, 30, 20, 15, 12, 10",
+        ),
+        (
+            "[session]\nidle_timeout_s = nan",
+            "shadowland.toml:2: `session.idle_timeout_s` is NaN; allowed: a number from 1 to 600",
+        ),
+        (
+            "[session]\nidle_timeout_s = true",
+            "shadowland.toml:2: `session.idle_timeout_s` is true; allowed: a number from 1 to 600",
+        ),
+        (
+            "[server]\ndata_dir = \"\"",
+            "shadowland.toml:2: `server.data_dir` is \"\"; allowed: a path in quotes, not empty",
+        ),
+        (
+            "[server]\nlog = \"loud,=\"",
+            "shadowland.toml:2: `server.log` is \"loud,=\"; allowed: error, warn, info, debug, trace or off, \
+             or levels by module such as \"info,shadowland_world=debug\"",
+        ),
+        (
+            "[network]\nworkrs = 2",
+            "shadowland.toml:2: `network.workrs` is not a setting; allowed: network.listen, network.workers, \
+             network.recv_buffer_bytes, network.send_buffer_bytes",
+        ),
+        (
+            "[netwrk]\nworkers = 2",
+            "shadowland.toml:2: `netwrk.workers` is not a setting; allowed: [server], [network], [session], [world]",
+        ),
+        (
+            "workers = 2",
+            "shadowland.toml:1: `workers` is not a setting; allowed: [server], [network], [session], [world]",
+        ),
+        (
+            "network = 2",
+            "shadowland.toml:1: `network` is not a setting; allowed: network.listen, network.workers, \
+             network.recv_buffer_bytes, network.send_buffer_bytes",
+        ),
+        (
+            "[world]\nnpcs = 20000",
+            "shadowland.toml:2: `world.entity_capacity` is 16384; allowed: at least session.max_players + world.npcs, \
+             which is 30000",
+        ),
+        (
+            "[world]\nnpcs = 70000\n[network]\nworkers = 0",
+            "shadowland.toml:2: `world.npcs` is 70000; allowed: a whole number from 0 to 60000",
+        ),
+    ] {
+        assert_eq!(mistake(text), expected, "for {text:?}");
+    }
+}
+
+#[test]
+fn broken_toml_is_one_line_with_file_and_line() {
+    for (text, line) in [
+        ("[network", 1),
+        ("[network]\nworkers = ", 2),
+        ("[a]\nb = 1\nb = 2", 3),
+        ("\n\n\u{7}", 3),
+        ("a = \"\n", 1),
+    ] {
+        let message = mistake(text);
+        assert!(message.starts_with(&format!("shadowland.toml:{line}: ")), "{text:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Layer::from_file(&PathBuf::from("/nowhere/shadowland.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("/nowhere/shadowland.toml: cannot read the configuration: "), "{error}");
+}
+
+#[test]
+fn variables_override_the_file_and_arguments_override_both() {
+    let file = Layer::from_toml(
+        "shadowland.toml",
+        "[network]\nworkers = 2\nlisten = \"127.0.0.1:1\"\n[session]\nmax_players = 5",
+    );
+    let variables = [
+        ("SHADOWLAND_NETWORK_WORKERS", "3"),
+        ("SHADOWLAND_SESSION_MAX_PLAYERS", "6"),
+        // What Kubernetes makes of a service with the name `shadowland`.
+        ("SHADOWLAND_PORT_3565_UDP_ADDR", "10.0.0.1"),
+        ("PATH", "/bin"),
+    ];
+    let variables = Layer::from_variables(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let mut arguments = Layer::default();
+    arguments.push_argument("--workers", "network.workers", "4");
+
+    let config = Effective::from_layers(&[file.unwrap(), variables, arguments]).unwrap().config();
+    assert_eq!(config.network.workers, 4);
+    assert_eq!(config.session.max_players, 6);
+    assert_eq!(config.network.listen, "127.0.0.1:1".parse().unwrap());
+}
+
+#[test]
+fn mistakes_outside_the_file_name_their_place() {
+    let variables = [("SHADOWLAND_SESSION_SEND_HZ".to_owned(), "fast".to_owned())];
+    let error = Effective::from_layers(&[Layer::from_variables(variables)]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "variable SHADOWLAND_SESSION_SEND_HZ: `session.send_hz` is \"fast\"; allowed: one of 60, 30, 20, 15, 12, 10"
+    );
+    let mut arguments = Layer::default();
+    arguments.push_argument("--set", "world.nps", "1");
+    let error = Effective::from_layers(&[arguments]).unwrap_err().to_string();
+    assert!(
+        error.starts_with("argument --set: `world.nps` is not a setting; allowed: world.seed, "),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_printed_configuration_is_a_file_that_says_the_same() {
+    let text = "[server]\ndata_dir = \"a \\\"quoted\\\" C:\\\\dir\"\n[session]\nidle_timeout_s = 20\n[world]\nseed = 0x10";
+    let effective = Effective::from_layers(&[Layer::from_toml("one.toml", text).unwrap()]).unwrap();
+    assert_eq!(effective.config().session.idle_timeout, Duration::from_secs(20));
+    assert_eq!(effective.config().world.seed, 16);
+    let printed = effective.to_toml();
+    assert!(printed.contains("Set by one.toml:4; the default is 15.0."), "{printed}");
+    let again = Effective::from_layers(&[Layer::from_toml("two.toml", &printed).unwrap()]).unwrap();
+    assert_eq!(again.config(), effective.config());
+}
+
+#[test]
+fn every_default_is_allowed_and_sections_stand_together() {
+    Config::default();
+    let printed = Effective::from_layers(&[]).unwrap().to_toml();
+    for setting in SETTINGS {
+        assert_eq!(printed.matches(&format!("[{}]\n", setting.section())).count(), 1, "{}", setting.key);
+    }
+    // Written out, every default passes its own check.
+    Effective::from_layers(&[Layer::from_toml("defaults.toml", &printed).unwrap()]).unwrap();
+}
