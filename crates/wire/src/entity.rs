@@ -11,6 +11,8 @@ pub const ENTITY_INDEX_BITS: u32 = 20;
 pub struct EntityId(u32);
 
 impl EntityId {
+    /// No entity: the highest index of the highest generation, which is never given out.
+    pub const NONE: Self = Self(u32::MAX);
     /// Highest index.
     pub const MAX_INDEX: u32 = (1 << ENTITY_INDEX_BITS) - 1;
     /// Highest generation; the lowest is 0.

@@ -25,6 +25,14 @@ impl Rotation {
         Self { yaw: angle(yaw), pitch: angle(pitch), roll: angle(roll) }
     }
 
+    /// Yaw only, from 65,536 to the full turn.
+    #[must_use]
+    #[inline]
+    pub fn from_yaw_turn(yaw: u16) -> Self {
+        let half = 1 << (15 - ANGLE_BITS);
+        Self { yaw: yaw.wrapping_add(half) >> (16 - ANGLE_BITS), pitch: 0, roll: 0 }
+    }
+
     /// Yaw only.
     #[must_use]
     #[inline]

@@ -1,0 +1,152 @@
+//! The entities: plain typed columns with a free list and generational identifiers, allocated once.
+
+use std::collections::VecDeque;
+
+use glam::DVec3;
+use shadowland_wire::entity::{EntityId, EntityState, EntityType};
+use shadowland_wire::quantize::Vitals;
+use thiserror::Error;
+
+use crate::Tick;
+use crate::interest::TOMBSTONE_TICKS;
+
+/// No entity can be added: the configured capacity is in use, or was until a moment ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the world is full: raise `entity_capacity` or `player_capacity`")]
+pub struct WorldFull;
+
+/// One value per entity in every column, at the entity's index.
+#[derive(Debug)]
+pub(crate) struct Columns {
+    /// Who lives at this index; `None` where nobody does.
+    pub(crate) id: Vec<Option<EntityId>>,
+    pub(crate) kind: Vec<EntityType>,
+    /// Centimetres; X forward, Y right, Z up.
+    pub(crate) position: Vec<DVec3>,
+    /// cm/s.
+    pub(crate) velocity: Vec<DVec3>,
+    /// 65,536 to the full turn.
+    pub(crate) yaw: Vec<u16>,
+    pub(crate) animation: Vec<u16>,
+    pub(crate) state: Vec<EntityState>,
+    pub(crate) vitals: Vec<Vitals>,
+    generation: Vec<u32>,
+    /// Free indices, the longest free first, with the tick since when.
+    free: VecDeque<(u32, Tick)>,
+    /// Indices below this one have been used.
+    used: usize,
+    living: usize,
+}
+
+impl Columns {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            id: vec![None; capacity],
+            kind: vec![EntityType::Player; capacity],
+            position: vec![DVec3::ZERO; capacity],
+            velocity: vec![DVec3::ZERO; capacity],
+            yaw: vec![0; capacity],
+            animation: vec![0; capacity],
+            state: vec![EntityState::NONE; capacity],
+            vitals: vec![Vitals::FULL; capacity],
+            generation: vec![0; capacity],
+            free: VecDeque::with_capacity(capacity),
+            used: 0,
+            living: 0,
+        }
+    }
+
+    /// Adds an entity at rest.
+    ///
+    /// An index is given out again only when no tombstone of its last entity can live any more.
+    pub(crate) fn spawn(
+        &mut self,
+        now: Tick,
+        kind: EntityType,
+        position: DVec3,
+    ) -> Result<EntityId, WorldFull> {
+        let rested = self.free.front().is_some_and(|&(_, since)| now - since > TOMBSTONE_TICKS);
+        let index = if rested {
+            let (index, _) = self.free.pop_front().ok_or(WorldFull)?;
+            index as usize
+        } else if self.used < self.id.len() {
+            self.used += 1;
+            self.used - 1
+        } else {
+            return Err(WorldFull);
+        };
+        let id = EntityId::new(index as u32, self.generation[index]);
+        self.id[index] = Some(id);
+        self.kind[index] = kind;
+        self.position[index] = position;
+        self.velocity[index] = DVec3::ZERO;
+        self.yaw[index] = 0;
+        self.animation[index] = 0;
+        self.state[index] = EntityState::NONE;
+        self.vitals[index] = Vitals::FULL;
+        self.living += 1;
+        Ok(id)
+    }
+
+    /// Removes an entity; `false` when it does not live.
+    pub(crate) fn despawn(&mut self, now: Tick, id: EntityId) -> bool {
+        let index = id.index();
+        if !self.lives(id) {
+            return false;
+        }
+        self.id[index] = None;
+        self.living -= 1;
+        // An index whose generations are used up is retired.
+        if self.generation[index] < EntityId::MAX_GENERATION {
+            self.generation[index] += 1;
+            self.free.push_back((index as u32, now));
+        }
+        true
+    }
+
+    pub(crate) fn lives(&self, id: EntityId) -> bool {
+        self.id.get(id.index()).is_some_and(|living| *living == Some(id))
+    }
+
+    pub(crate) fn living(&self) -> usize {
+        self.living
+    }
+
+    /// Everybody who lives, by index.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = EntityId> + '_ {
+        self.id[..self.used].iter().copied().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_never_reused_and_indices_only_after_a_rest() {
+        let mut columns = Columns::new(2);
+        let spawn = |columns: &mut Columns, now| columns.spawn(now, EntityType::Item, DVec3::ZERO);
+        let a = spawn(&mut columns, 1).unwrap();
+        let b = spawn(&mut columns, 1).unwrap();
+        assert_eq!(spawn(&mut columns, 1), Err(WorldFull));
+        assert!(columns.despawn(5, a) && !columns.despawn(5, a) && columns.lives(b));
+        assert_eq!(spawn(&mut columns, 5 + TOMBSTONE_TICKS), Err(WorldFull));
+        let c = spawn(&mut columns, 6 + TOMBSTONE_TICKS).unwrap();
+        assert_eq!((c.index(), c.generation()), (a.index(), 1));
+        assert!(!columns.lives(a) && columns.lives(c));
+        assert_eq!(columns.living(), 2);
+    }
+
+    #[test]
+    fn an_index_is_retired_when_its_generations_are_used_up() {
+        let mut columns = Columns::new(1);
+        let mut now = 1;
+        for generation in 0..=EntityId::MAX_GENERATION {
+            let id = columns.spawn(now, EntityType::Item, DVec3::ZERO).unwrap();
+            assert_eq!(id.generation(), generation);
+            columns.despawn(now, id);
+            now += TOMBSTONE_TICKS + 1;
+        }
+        assert_eq!(columns.spawn(now, EntityType::Item, DVec3::ZERO), Err(WorldFull));
+    }
+}

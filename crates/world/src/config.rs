@@ -1,0 +1,211 @@
+//! Everything about a world that can be set, with defaults that run.
+
+use shadowland_wire::entity::{EntityId, EntityType};
+use shadowland_wire::lattice::Lattice;
+use shadowland_wire::limits::CELLS_PER_MAP;
+use thiserror::Error;
+
+/// Most layers of interest.
+pub const MAX_LAYERS: usize = 4;
+
+/// A world's configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorldConfig {
+    /// Where the world's randomness starts.
+    pub seed: u64,
+    /// Ticks per second.
+    pub tick_hz: u32,
+    /// Length of a lattice step in centimetres; positions are seen with half of it as error.
+    pub lattice_step_cm: f64,
+    /// The map.
+    pub map: MapConfig,
+    /// Entities that can live at once, all types together.
+    pub entity_capacity: usize,
+    /// Players that can be in the world at once.
+    pub player_capacity: usize,
+    /// Layers of interest, by growing distance.
+    pub layers: Vec<LayerConfig>,
+    /// Which part of a layer's distance is near; beyond it updates come every `distant_period` ticks.
+    pub near_share: f64,
+    /// Ticks between updates of what is distant.
+    pub distant_period: u32,
+    /// How bodies move.
+    pub movement: MovementConfig,
+    /// Npcs that wander over the map.
+    pub npcs: usize,
+}
+
+/// The map: a flat box for now, centred at the origin, with the ground at height 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MapConfig {
+    /// Length of both horizontal edges, in centimetres.
+    pub size_cm: f64,
+    /// Height of the sky above the ground, in centimetres.
+    pub height_cm: f64,
+}
+
+/// A layer of interest: entity types that are seen equally far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerConfig {
+    /// How far its entities are seen, in centimetres.
+    pub distance_cm: f64,
+    /// The horizontal edge of a cell is `distance_cm / cells_per_distance`.
+    pub cells_per_distance: f64,
+    /// The types in this layer.
+    pub types: Vec<EntityType>,
+}
+
+/// How bodies move.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MovementConfig {
+    /// Speed on foot, in cm/s.
+    pub walk_cm_per_s: f64,
+    /// Speed while sprinting, in cm/s.
+    pub sprint_cm_per_s: f64,
+    /// Speed while crouching, in cm/s.
+    pub crouch_cm_per_s: f64,
+    /// Upward speed at the start of a jump, in cm/s.
+    pub jump_cm_per_s: f64,
+    /// Acceleration of falling, in cm/s^2.
+    pub gravity_cm_per_s2: f64,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            tick_hz: 60,
+            lattice_step_cm: 1.0,
+            map: MapConfig { size_cm: 800_000.0, height_cm: 200_000.0 },
+            entity_capacity: 32_768,
+            player_capacity: 10_000,
+            layers: vec![LayerConfig {
+                distance_cm: 100_000.0,
+                cells_per_distance: 2.0,
+                types: EntityType::ALL.to_vec(),
+            }],
+            near_share: 0.5,
+            distant_period: 3,
+            movement: MovementConfig {
+                walk_cm_per_s: 600.0,
+                sprint_cm_per_s: 900.0,
+                crouch_cm_per_s: 250.0,
+                jump_cm_per_s: 450.0,
+                gravity_cm_per_s2: 980.0,
+            },
+            npcs: 200,
+        }
+    }
+}
+
+/// A value that a world cannot have.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{key}` must be {allowed}")]
+pub struct ConfigProblem {
+    /// Which one.
+    pub key: &'static str,
+    /// What it may be.
+    pub allowed: &'static str,
+}
+
+impl WorldConfig {
+    /// Whether a world can be made of it.
+    pub fn check(&self) -> Result<(), ConfigProblem> {
+        let require =
+            |holds: bool, key, allowed| if holds { Ok(()) } else { Err(ConfigProblem { key, allowed }) };
+        let length = |cm: f64, low: f64, high: f64| cm.is_finite() && (low..=high).contains(&cm);
+        require((1..=240).contains(&self.tick_hz), "tick_hz", "between 1 and 240")?;
+        require(length(self.lattice_step_cm, 0.1, 100.0), "lattice_step_cm", "between 0.1 and 100 cm")?;
+        // The lattice has 2^31 steps to either side; a quarter of it is plenty and keeps sums in range.
+        let longest = self.lattice_step_cm * f64::from(1u32 << 29);
+        require(
+            length(self.map.size_cm, 100.0, longest),
+            "map.size_cm",
+            "at least 100 cm and below 2^29 steps",
+        )?;
+        require(
+            length(self.map.height_cm, 100.0, longest),
+            "map.height_cm",
+            "at least 100 cm and below 2^29 steps",
+        )?;
+        require(
+            (1..EntityId::MAX_INDEX as usize).contains(&self.entity_capacity),
+            "entity_capacity",
+            "between 1 and 1,048,574",
+        )?;
+        require(
+            self.player_capacity + self.npcs <= self.entity_capacity,
+            "entity_capacity",
+            "at least player_capacity + npcs",
+        )?;
+        require((0.0..=1.0).contains(&self.near_share), "near_share", "between 0 and 1")?;
+        require((1..=60).contains(&self.distant_period), "distant_period", "between 1 and 60 ticks")?;
+        require((1..=MAX_LAYERS).contains(&self.layers.len()), "layers", "one to four layers")?;
+        let in_a_layer = |kind| self.layers.iter().any(|layer| layer.types.contains(&kind));
+        require(
+            EntityType::ALL.into_iter().all(in_a_layer),
+            "layers.types",
+            "so that every entity type is in a layer",
+        )?;
+        let mut cells = 0.0;
+        for layer in &self.layers {
+            require(
+                length(layer.distance_cm, 100.0, longest),
+                "layers.distance_cm",
+                "at least 100 cm and below 2^29 steps",
+            )?;
+            require(
+                (0.25..=16.0).contains(&layer.cells_per_distance),
+                "layers.cells_per_distance",
+                "between 0.25 and 16",
+            )?;
+            let edge = layer.distance_cm / layer.cells_per_distance;
+            cells += (self.map.size_cm / edge + 2.0).powi(2) * (self.map.height_cm / layer.distance_cm + 2.0);
+        }
+        require(
+            cells < f64::from(CELLS_PER_MAP),
+            "layers.distance_cm",
+            "long enough that the map has below 2^26 cells",
+        )?;
+        let movement = &self.movement;
+        let speeds = [
+            movement.walk_cm_per_s,
+            movement.sprint_cm_per_s,
+            movement.crouch_cm_per_s,
+            movement.jump_cm_per_s,
+        ];
+        let slow_enough = |speed: &f64| length(*speed, 0.0, 100_000.0);
+        require(speeds.iter().all(slow_enough), "movement", "speeds between 0 and 100,000 cm/s")?;
+        require(
+            length(movement.gravity_cm_per_s2, 1.0, 100_000.0),
+            "movement.gravity_cm_per_s2",
+            "between 1 and 100,000",
+        )
+    }
+
+    /// The lattice of the map.
+    #[must_use]
+    pub fn lattice(&self) -> Lattice {
+        Lattice::new(self.lattice_step_cm)
+    }
+
+    /// Seconds that a tick lasts.
+    #[must_use]
+    pub fn tick_seconds(&self) -> f64 {
+        1.0 / f64::from(self.tick_hz)
+    }
+
+    /// The fastest that anything moves by itself, in cm/s; what moves farther in a tick has teleported.
+    #[must_use]
+    pub fn top_speed_cm_per_s(&self) -> f64 {
+        let movement = &self.movement;
+        movement.sprint_cm_per_s.max(movement.walk_cm_per_s).max(movement.jump_cm_per_s)
+    }
+
+    /// Sets size and player count so that a player has on average `others` others within `distance_cm`,
+    /// the density of the reference workload `wander`.
+    pub fn set_density(&mut self, players: usize, others: f64, distance_cm: f64) {
+        let area = players as f64 * std::f64::consts::PI * distance_cm * distance_cm / others;
+        self.map.size_cm = area.sqrt();
+    }
+}

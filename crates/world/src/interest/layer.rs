@@ -1,0 +1,243 @@
+//! Layers: grids of cells over the map, each for the entity types that are seen equally far.
+
+use shadowland_wire::block::CellId;
+use shadowland_wire::entity::EntityType;
+use shadowland_wire::lattice::LatticePosition;
+
+use crate::WorldConfig;
+use crate::config::MAX_LAYERS;
+
+/// Steps by which an entity may be outside of its cell before it goes to the next: who walks along a border
+/// does not change cells all the time.
+const HYSTERESIS_STEPS: i32 = 2;
+
+/// The grid of one layer.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    first_cell: u32,
+    /// Lattice point at the low corner of the first cell.
+    origin: [i32; 3],
+    /// Edge lengths of a cell, in steps.
+    side: [i32; 3],
+    /// Cells per axis.
+    dimensions: [u32; 3],
+    distance: u32,
+    max_step: u32,
+}
+
+/// All layers, by growing distance.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    layers: Vec<Layer>,
+    of_kind: [usize; EntityType::ALL.len()],
+}
+
+impl Layers {
+    /// The layers of a configuration.
+    ///
+    /// # Panics
+    /// When a type is in no layer or the layers are none or too many; configuration is checked before.
+    #[must_use]
+    pub fn new(config: &WorldConfig) -> Self {
+        assert!((1..=MAX_LAYERS).contains(&config.layers.len()), "one to {MAX_LAYERS} layers");
+        let lattice = config.lattice();
+        // The greatest step of a tick; rounding both ends to the lattice adds one.
+        let max_step = lattice.steps(config.top_speed_cm_per_s() * config.tick_seconds()) + 1;
+        let map = [config.map.size_cm, config.map.size_cm, config.map.height_cm].map(|cm| lattice.steps(cm));
+        let mut first_cell = 0;
+        let mut layers = Vec::new();
+        for layer in &config.layers {
+            let distance = lattice.steps(layer.distance_cm);
+            let edge = (f64::from(distance) / layer.cells_per_distance).ceil().max(1.0) as i32;
+            // People spread over the ground, not over the sky: cells are as high as one sees.
+            let side = [edge, edge, distance.max(1) as i32];
+            let low = [-(map[0] as i32 / 2) - 1, -(map[1] as i32 / 2) - 1, -1];
+            let dimensions = [0, 1, 2].map(|axis| (map[axis] + 2).div_ceil(side[axis] as u32).max(1));
+            layers.push(Layer { first_cell, origin: low, side, dimensions, distance, max_step });
+            first_cell += dimensions.iter().product::<u32>();
+        }
+        let of_kind = EntityType::ALL.map(|kind| {
+            let index = config.layers.iter().position(|layer| layer.types.contains(&kind));
+            index.expect("every entity type is in a layer")
+        });
+        Self { layers, of_kind }
+    }
+
+    /// The layer of an entity type.
+    #[must_use]
+    pub fn of(&self, kind: EntityType) -> &Layer {
+        &self.layers[self.of_kind[kind as usize]]
+    }
+
+    /// All layers, by number.
+    #[must_use]
+    pub fn all(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The layer that a cell belongs to.
+    #[must_use]
+    pub fn of_cell(&self, cell: CellId) -> &Layer {
+        let after = self.layers.partition_point(|layer| layer.first_cell <= cell.0);
+        &self.layers[after - 1]
+    }
+}
+
+impl Layer {
+    /// How far its entities are seen, in steps.
+    #[must_use]
+    pub fn distance(&self) -> u32 {
+        self.distance
+    }
+
+    /// The greatest distance per axis that its entities move in a tick, in steps.
+    #[must_use]
+    pub fn max_step(&self) -> u32 {
+        self.max_step
+    }
+
+    /// Length of a cell's diagonal, in steps.
+    #[must_use]
+    pub fn cell_diagonal(&self) -> f64 {
+        self.side.iter().map(|side| f64::from(*side).powi(2)).sum::<f64>().sqrt()
+    }
+
+    /// Length of a cell's shortest edge, in steps.
+    #[must_use]
+    pub fn cell_edge(&self) -> u32 {
+        self.side[0].min(self.side[2]) as u32
+    }
+
+    /// The cell at a position; positions beyond the map belong to the cells at its edge.
+    #[must_use]
+    pub fn cell_at(&self, position: LatticePosition) -> CellId {
+        let values = position.to_array();
+        let at = [0, 1, 2].map(|axis| self.coordinate(axis, i64::from(values[axis])));
+        self.cell_id(at)
+    }
+
+    /// Whether an entity of this cell may remain in it.
+    #[must_use]
+    #[inline]
+    pub(super) fn stays(&self, cell: CellId, position: LatticePosition) -> bool {
+        let at = self.coordinates(cell);
+        let values = position.to_array();
+        (0..3).all(|axis| {
+            let low = self.origin[axis] + at[axis] as i32 * self.side[axis];
+            let beyond_low = values[axis] < low - HYSTERESIS_STEPS && at[axis] > 0;
+            let beyond_high = values[axis] >= low + self.side[axis] + HYSTERESIS_STEPS
+                && at[axis] + 1 < self.dimensions[axis];
+            !beyond_low && !beyond_high
+        })
+    }
+
+    /// Calls `visit` with every cell of which some point is within `reach` steps of the position, and with the
+    /// square of that distance.
+    pub fn cells_within(&self, position: LatticePosition, reach: f64, mut visit: impl FnMut(CellId, f64)) {
+        let values = position.to_array();
+        let range = [0, 1, 2].map(|axis| {
+            let low = self.coordinate(axis, i64::from(values[axis]) - reach as i64 - 1);
+            let high = self.coordinate(axis, i64::from(values[axis]) + reach as i64 + 1);
+            low..=high
+        });
+        for z in range[2].clone() {
+            for y in range[1].clone() {
+                for x in range[0].clone() {
+                    let squared = self.squared_distance([x, y, z], values);
+                    if squared <= reach * reach {
+                        visit(self.cell_id([x, y, z]), squared);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The square of the distance between a position and the nearest point of a cell, in steps.
+    #[must_use]
+    pub fn squared_distance_to(&self, cell: CellId, position: LatticePosition) -> f64 {
+        self.squared_distance(self.coordinates(cell), position.to_array())
+    }
+
+    fn squared_distance(&self, at: [u32; 3], values: [i32; 3]) -> f64 {
+        (0..3)
+            .map(|axis| {
+                let low = f64::from(self.origin[axis]) + f64::from(at[axis]) * f64::from(self.side[axis]);
+                let high = low + f64::from(self.side[axis]);
+                let value = f64::from(values[axis]);
+                (low - value).max(value - high).max(0.0).powi(2)
+            })
+            .sum()
+    }
+
+    fn coordinate(&self, axis: usize, value: i64) -> u32 {
+        let cell = (value - i64::from(self.origin[axis])).div_euclid(i64::from(self.side[axis]));
+        cell.clamp(0, i64::from(self.dimensions[axis]) - 1) as u32
+    }
+
+    fn cell_id(&self, [x, y, z]: [u32; 3]) -> CellId {
+        CellId(self.first_cell + (z * self.dimensions[1] + y) * self.dimensions[0] + x)
+    }
+
+    #[inline]
+    fn coordinates(&self, cell: CellId) -> [u32; 3] {
+        let index = cell.0 - self.first_cell;
+        let [columns, rows, _] = self.dimensions;
+        [index % columns, index / columns % rows, index / columns / rows]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers() -> Layers {
+        Layers::new(&WorldConfig::default())
+    }
+
+    #[test]
+    fn every_position_has_a_cell_and_the_cell_contains_it() {
+        let layers = layers();
+        let layer = layers.of(EntityType::Player);
+        for x in (-420_000..420_000).step_by(7_919) {
+            for z in [-10, 0, 5_000, 199_999, 300_000] {
+                let position = LatticePosition { x, y: -x / 2, z };
+                let cell = layer.cell_at(position);
+                assert!(layer.stays(cell, position));
+                assert!(std::ptr::eq(layers.of_cell(cell), layer));
+                let inside = x.abs() <= 400_000 && (0..200_000).contains(&z);
+                assert!(!inside || layer.squared_distance_to(cell, position) == 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn borders_have_hysteresis() {
+        let layers = layers();
+        let layer = layers.of(EntityType::Player);
+        let border = layer.origin[0] + 3 * layer.side[0];
+        let at = |x| LatticePosition { x, y: 0, z: 0 };
+        let before = layer.cell_at(at(border - 1));
+        assert_ne!(before, layer.cell_at(at(border)));
+        assert!(layer.stays(before, at(border)) && layer.stays(before, at(border + 1)));
+        assert!(!layer.stays(before, at(border + 2)));
+    }
+
+    #[test]
+    fn cells_within_reach_are_all_and_only_those() {
+        let layers = layers();
+        let layer = layers.of(EntityType::Player);
+        let centre = LatticePosition { x: 12_345, y: -54_321, z: 100 };
+        let mut found = Vec::new();
+        layer.cells_within(centre, 100_000.0, |cell, _| found.push(cell));
+        for x in (-120_000..120_000).step_by(1_009) {
+            for y in (-120_000..120_000).step_by(1_009) {
+                let point = LatticePosition { x: centre.x + x, y: centre.y + y, z: 100 };
+                let inside = f64::from(x).hypot(f64::from(y)) <= 100_000.0;
+                assert!(!inside || found.contains(&layer.cell_at(point)));
+            }
+        }
+        for cell in found {
+            assert!(layer.squared_distance_to(cell, centre) <= 100_000.0f64.powi(2));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The immutable picture of a tick that the world hands to the workers.
+
+use std::sync::Arc;
+
+use shadowland_wire::block::{CellId, PageId};
+use shadowland_wire::entity::{EntityId, EntityState};
+use shadowland_wire::lattice::Lattice;
+use shadowland_wire::message::server::OwnerRecord;
+use shadowland_wire::quantize::{Velocity, Vitals};
+
+use crate::config::WorldConfig;
+use crate::interest::{CellTable, Interest, Layers, NO_PAGE, Page};
+use crate::{PlayerHandle, Tick};
+
+/// A copy of everything that workers need of a tick. Recycled: after the first few ticks, filling one
+/// allocates nothing, and what did not change since its last use is not copied.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    pub(crate) tick: Tick,
+    lattice: Lattice,
+    near_share: f64,
+    distant_period: Tick,
+    layers: Arc<Layers>,
+    cells: CellTable,
+    pages: Vec<Page>,
+    owners: Vec<OwnerRow>,
+}
+
+/// What only the player itself is told of its entity, in world units.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OwnerRow {
+    /// The entity; `None` when nobody plays at this slot.
+    pub entity: Option<EntityId>,
+    /// Number of the newest input that was simulated.
+    pub last_input: u32,
+    /// Centimetres.
+    pub position_cm: [f64; 3],
+    /// Quantized.
+    pub velocity: Velocity,
+    /// 65,536 to the full turn.
+    pub yaw: u16,
+    /// State flags.
+    pub state: EntityState,
+    /// Health and mana.
+    pub vitals: Vitals,
+}
+
+impl Frame {
+    /// An empty frame for worlds of this configuration.
+    #[must_use]
+    pub fn new(config: &WorldConfig) -> Self {
+        Self {
+            tick: 0,
+            lattice: config.lattice(),
+            near_share: config.near_share,
+            distant_period: config.distant_period,
+            layers: Arc::new(Layers::new(config)),
+            cells: CellTable::default(),
+            pages: Vec::new(),
+            owners: vec![OwnerRow::default(); config.player_capacity],
+        }
+    }
+
+    /// The tick that it shows; 0 = none yet.
+    #[must_use]
+    pub fn tick(&self) -> Tick {
+        self.tick
+    }
+
+    /// The map's lattice.
+    #[must_use]
+    pub fn lattice(&self) -> Lattice {
+        self.lattice
+    }
+
+    /// The layers of interest.
+    #[must_use]
+    pub fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// The pages of a cell, by number.
+    pub fn pages_of(&self, cell: CellId) -> impl Iterator<Item = &Page> + '_ {
+        let mut next = self.first_page(cell);
+        std::iter::from_fn(move || {
+            let page = self.pages.get(next as usize)?;
+            next = page.next();
+            Some(page)
+        })
+    }
+
+    /// A page by its name.
+    #[must_use]
+    pub fn page(&self, id: PageId) -> Option<&Page> {
+        self.pages_of(id.cell).nth(id.number.into())
+    }
+
+    /// Every page of every cell, in no particular order.
+    pub fn all_pages(&self) -> impl Iterator<Item = &Page> + '_ {
+        self.pages.iter().filter(|page| !page.is_free())
+    }
+
+    /// What a player is told of its own entity.
+    #[must_use]
+    pub fn owner(&self, player: PlayerHandle) -> Option<&OwnerRow> {
+        self.owners.get(player.slot as usize).filter(|row| row.entity == Some(player.entity))
+    }
+
+    #[inline]
+    pub(super) fn first_page(&self, cell: CellId) -> u32 {
+        self.cells.get(cell)
+    }
+
+    #[inline]
+    pub(super) fn page_at(&self, index: u32) -> &Page {
+        &self.pages[index as usize]
+    }
+
+    pub(super) fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// How far a layer's entities are near, as a share of its distance.
+    pub(super) fn near_share(&self) -> f64 {
+        self.near_share
+    }
+
+    /// Whether a distant page is due in one of the ticks `since + 1 ..= self.tick`; the same for all viewers.
+    #[inline]
+    pub(super) fn distant_page_is_due(&self, page: PageId, since: Tick) -> bool {
+        let phase = page.cell.0.wrapping_add(page.number.into()) % self.distant_period;
+        let period = self.distant_period;
+        // The newest due tick that is not after this one.
+        let last_due = self.tick.wrapping_sub((self.tick + phase) % period);
+        last_due > since
+    }
+
+    /// Takes a picture of `interest`. `owners` gives the row of every player slot, in order.
+    pub(crate) fn fill(&mut self, tick: Tick, interest: &Interest, owners: impl Iterator<Item = OwnerRow>) {
+        self.tick = tick;
+        self.cells.copy_from(interest.cells());
+        let pages = interest.pages();
+        self.pages.resize_with(pages.len(), Page::default);
+        for (copy, page) in self.pages.iter_mut().zip(pages) {
+            copy.copy_from(page);
+        }
+        for (row, owner) in self.owners.iter_mut().zip(owners) {
+            *row = owner;
+        }
+    }
+}
+
+impl OwnerRow {
+    /// The record as it is sent.
+    #[must_use]
+    pub fn record(&self, lattice: Lattice) -> OwnerRecord {
+        let (position, fraction) = OwnerRecord::split_position(self.position_cm, lattice);
+        // 255 becomes 65,535, so that full stays full.
+        let widen = |share: u8| u16::from(share) * 257;
+        OwnerRecord {
+            position,
+            fraction,
+            yaw: self.yaw,
+            velocity: self.velocity,
+            state: self.state,
+            health: widen(self.vitals.health),
+            mana: widen(self.vitals.mana),
+        }
+    }
+}
+
+const _: () = assert!(NO_PAGE == u32::MAX, "walking a chain relies on NO_PAGE being no index");

@@ -1,0 +1,259 @@
+//! The world, and the phases of a tick.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use glam::DVec3;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg32;
+use shadowland_wire::block::EntityRecord;
+use shadowland_wire::entity::{EntityId, EntityType};
+use shadowland_wire::message::client::Input;
+use shadowland_wire::quantize::{Rotation, Velocity};
+
+use crate::columns::{Columns, WorldFull};
+use crate::creatures::Creatures;
+use crate::interest::Interest;
+use crate::movement::{self, Body};
+use crate::players::{PlayerHandle, Players};
+use crate::replication::{Frame, OwnerRow};
+use crate::{Tick, WorldConfig};
+
+/// A running world.
+#[derive(Debug)]
+pub struct World {
+    config: WorldConfig,
+    tick: Tick,
+    columns: Columns,
+    players: Players,
+    creatures: Creatures,
+    interest: Interest,
+    /// Where newcomers appear.
+    spawn_points: Pcg32,
+}
+
+impl World {
+    /// A world at tick 0 with its creatures in it.
+    ///
+    /// # Panics
+    /// When the configuration is not one that [`WorldConfig::check`] accepts.
+    #[must_use]
+    pub fn new(config: WorldConfig) -> Self {
+        if let Err(problem) = config.check() {
+            panic!("a checked configuration: {problem}");
+        }
+        let mut world = Self {
+            tick: 0,
+            columns: Columns::new(config.entity_capacity),
+            players: Players::new(config.player_capacity),
+            creatures: Creatures::new(Pcg32::seed_from_u64(config.seed ^ 1), config.npcs),
+            interest: Interest::new(&config),
+            spawn_points: Pcg32::seed_from_u64(config.seed),
+            config,
+        };
+        for _ in 0..world.config.npcs {
+            let position = world.random_point();
+            let npc = world.spawn(EntityType::Npc, position).expect("checked: capacity above the npcs");
+            world.creatures.add(npc);
+        }
+        world
+    }
+
+    /// Everything that moves the world on, in order.
+    pub fn tick(&mut self) {
+        self.tick += 1;
+        self.move_players();
+        self.move_creatures();
+        self.update_interest();
+    }
+
+    /// The last tick that was simulated.
+    #[must_use]
+    pub fn now(&self) -> Tick {
+        self.tick
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &WorldConfig {
+        &self.config
+    }
+
+    /// Entities in the world.
+    #[must_use]
+    pub fn entity_count(&self) -> usize {
+        self.columns.living()
+    }
+
+    /// Players in the world.
+    #[must_use]
+    pub fn player_count(&self) -> usize {
+        self.players.count()
+    }
+
+    /// Lets somebody in, at a random point of the map. The player is in the frame of the next tick.
+    pub fn join(&mut self) -> Result<PlayerHandle, WorldFull> {
+        if !self.players.has_room() {
+            return Err(WorldFull);
+        }
+        let position = self.random_point();
+        let entity = self.spawn(EntityType::Player, position)?;
+        self.players.add(entity)
+    }
+
+    /// Lets a player out; nothing happens when it has left already.
+    pub fn leave(&mut self, player: PlayerHandle) {
+        if self.players.remove(player) {
+            self.despawn(player.entity);
+        }
+    }
+
+    /// Accepts a player's input; numbers start at 1, and repetitions are ignored.
+    pub fn input(&mut self, player: PlayerHandle, number: u32, input: Input) {
+        if let Some(player) = self.players.get_mut(player) {
+            player.inputs.push(number, input);
+        }
+    }
+
+    /// Puts an entity into the world, at a point in centimetres. It is seen from the next tick on.
+    pub fn spawn(&mut self, kind: EntityType, position_cm: [f64; 3]) -> Result<EntityId, WorldFull> {
+        self.columns.spawn(self.tick, kind, DVec3::from_array(position_cm))
+    }
+
+    /// Takes an entity out of the world.
+    pub fn despawn(&mut self, id: EntityId) {
+        if self.columns.despawn(self.tick, id) {
+            // Frames up to this tick have shown it, so it leaves in the next one.
+            self.interest.remove(self.tick + 1, id);
+            self.creatures.remove(id);
+        }
+    }
+
+    /// Moves an entity at once, without regard to its speed.
+    pub fn teleport(&mut self, id: EntityId, position_cm: [f64; 3]) {
+        if self.columns.lives(id) {
+            self.columns.position[id.index()] = DVec3::from_array(position_cm);
+        }
+    }
+
+    /// Stops or starts everything that moves by itself.
+    pub fn pause_creatures(&mut self, paused: bool) {
+        self.creatures.paused = paused;
+    }
+
+    /// Where an entity is, in centimetres.
+    #[must_use]
+    pub fn position_cm(&self, id: EntityId) -> Option<[f64; 3]> {
+        self.columns.lives(id).then(|| self.columns.position[id.index()].to_array())
+    }
+
+    /// Takes a picture of the last tick.
+    pub fn publish(&self, frame: &mut Frame) {
+        let owners = self.players.rows().iter().map(|player| match player {
+            None => OwnerRow::default(),
+            Some(player) => {
+                let index = player.entity.index();
+                OwnerRow {
+                    entity: Some(player.entity),
+                    last_input: player.inputs.processed(),
+                    position_cm: self.columns.position[index].to_array(),
+                    velocity: Velocity::from_cm_per_s(self.columns.velocity[index].to_array()),
+                    yaw: self.columns.yaw[index],
+                    state: self.columns.state[index],
+                    vitals: self.columns.vitals[index],
+                }
+            }
+        });
+        frame.fill(self.tick, &self.interest, owners);
+    }
+
+    /// A fingerprint of everything that is simulated: equal for equal configurations and inputs.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.tick.hash(&mut hasher);
+        for id in self.columns.iter() {
+            let index = id.index();
+            id.hash(&mut hasher);
+            (self.columns.kind[index], self.columns.yaw[index]).hash(&mut hasher);
+            for value in self.columns.position[index].to_array() {
+                value.to_bits().hash(&mut hasher);
+            }
+            for value in self.columns.velocity[index].to_array() {
+                value.to_bits().hash(&mut hasher);
+            }
+            (self.columns.animation[index], self.columns.state[index], self.columns.vitals[index])
+                .hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    fn move_players(&mut self) {
+        let Self { columns, players, config, .. } = self;
+        for player in players.iter_mut() {
+            let index = player.entity.index();
+            let mut body = body_at(columns, index);
+            let mut moved = false;
+            for input in player.inputs.take() {
+                body = movement::step(body, input, &config.movement, &config.map, config.tick_seconds());
+                moved = true;
+            }
+            if moved {
+                put_body(columns, index, &body);
+            }
+        }
+    }
+
+    fn move_creatures(&mut self) {
+        let Self { columns, creatures, config, tick, .. } = self;
+        for (entity, input) in creatures.intentions(*tick) {
+            let index = entity.index();
+            let body = body_at(columns, index);
+            let body = movement::step(body, input, &config.movement, &config.map, config.tick_seconds());
+            put_body(columns, index, &body);
+        }
+    }
+
+    /// Quantizes everybody and notes what changed, in the order of their indices.
+    fn update_interest(&mut self) {
+        let Self { columns, interest, config, tick, .. } = self;
+        let lattice = config.lattice();
+        for id in columns.iter() {
+            let index = id.index();
+            let record = EntityRecord {
+                id,
+                kind: columns.kind[index],
+                position: lattice.quantize(columns.position[index].to_array()),
+                rotation: Rotation::from_yaw_turn(columns.yaw[index]),
+                animation: columns.animation[index],
+                state: columns.state[index],
+                velocity: Velocity::from_cm_per_s(columns.velocity[index].to_array()),
+                vitals: columns.vitals[index],
+            };
+            interest.update(*tick, &record);
+        }
+        interest.maintain(*tick);
+    }
+
+    /// A point on the ground, anywhere on the map.
+    fn random_point(&mut self) -> [f64; 3] {
+        let half = self.config.map.size_cm / 2.0;
+        [self.spawn_points.random_range(-half..half), self.spawn_points.random_range(-half..half), 0.0]
+    }
+}
+
+fn body_at(columns: &Columns, index: usize) -> Body {
+    Body {
+        position: columns.position[index],
+        velocity: columns.velocity[index],
+        yaw: columns.yaw[index],
+        state: columns.state[index],
+    }
+}
+
+fn put_body(columns: &mut Columns, index: usize, body: &Body) {
+    columns.position[index] = body.position;
+    columns.velocity[index] = body.velocity;
+    columns.yaw[index] = body.yaw;
+    columns.state[index] = body.state;
+    columns.animation[index] = movement::animation(body);
+}
