@@ -631,11 +631,8 @@ mod tests {
     fn any_tombstone() -> impl Strategy<Value = Tombstone> {
         let page = (0..CELLS_PER_MAP, 0..PAGES_PER_CELL)
             .prop_map(|(cell, number)| PageId { cell: CellId(cell), number: number as u16 });
-        (any::<u32>(), any::<u16>(), proptest::option::of(page)).prop_map(|(id, age, destination)| Tombstone {
-            id: EntityId::from_bits(id),
-            age,
-            destination,
-        })
+        (any::<u32>(), any::<u16>(), proptest::option::of(page))
+            .prop_map(|(id, age, destination)| Tombstone { id: EntityId::from_bits(id), age, destination })
     }
 
     fn any_change() -> impl Strategy<Value = Change> {

@@ -141,10 +141,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes a length-prefixed body: `body` writes it, its length is put in front as a varint.
-    pub fn length_prefixed(
-        &mut self,
-        body: impl FnOnce(&mut Self) -> Result<(), Full>,
-    ) -> Result<(), Full> {
+    pub fn length_prefixed(&mut self, body: impl FnOnce(&mut Self) -> Result<(), Full>) -> Result<(), Full> {
         let start = self.reserve(1)?;
         body(self)?;
         let length = self.at - start.0 - 1;

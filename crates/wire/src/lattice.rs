@@ -69,7 +69,8 @@ impl LatticePosition {
     /// Puts quadrant and offset together again.
     #[must_use]
     pub fn from_quadrant(quadrant: Quadrant, offset: [i16; 3]) -> Self {
-        let join = |number: i16, offset: i16| (i32::from(number) << QUADRANT_BITS).wrapping_add(offset.into());
+        let join =
+            |number: i16, offset: i16| (i32::from(number) << QUADRANT_BITS).wrapping_add(offset.into());
         Self {
             x: join(quadrant.x, offset[0]),
             y: join(quadrant.y, offset[1]),

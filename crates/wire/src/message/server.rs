@@ -232,8 +232,7 @@ impl OwnerRecord {
             let mut axis = || Ok(reader.u16()? as i16);
             velocity = Velocity { x: axis()?, y: axis()?, z: axis()? };
         }
-        let state =
-            EntityState::from_bits(if groups & HAS_STATE != 0 { reader.u16()?.into() } else { 0 })?;
+        let state = EntityState::from_bits(if groups & HAS_STATE != 0 { reader.u16()?.into() } else { 0 })?;
         let (health, mana) =
             if groups & NOT_FULL != 0 { (reader.u16()?, reader.u16()?) } else { (u16::MAX, u16::MAX) };
         let position = LatticePosition::from_array(position);
