@@ -1,1 +1,37 @@
-//! Being built.
+//! The session protocol of Tales of Shadowland, sans-IO: bytes, time and randomness come in as arguments.
+//! `docs/PROTOCOL.md` is the normative text.
+//!
+//! ```text
+//!   server                                                        client
+//!   Endpoint::route   <- Connect, ConnectRequest ---------------  Connecting::poll_transmit
+//!                     -- Cookie, ConnectionAccepted/Denied ---->  Connecting::handle -> Connection
+//!   Session.connection <---------- sealed packets ------------->  Connection
+//! ```
+//!
+//! Every state machine here is driven alike. Change it: [`Connection::handle`], [`Connection::send`],
+//! [`Connection::on_timeout`]. Then drain it: `poll_transmit` until it returns `None`. Then sleep until the
+//! next datagram or `next_timeout`. Nothing here touches a socket, the clock or the randomness of the operating
+//! system; clippy refuses it.
+//!
+//! What a peer sends never panics, is never logged, and is counted by [`DropReason`]. Handling a packet with
+//! unreliable messages and building one allocate nothing.
+
+#![forbid(unsafe_code)]
+
+mod connecting;
+mod connection;
+mod crypto;
+mod drop_reason;
+mod endpoint;
+mod time;
+
+pub use connecting::{ConnectConfig, ConnectError, Connecting};
+pub use connection::{CloseReason, Connection, PacketBuilder, Receiver, SendError, Sent, State, Stats};
+pub use crypto::identity::Identity;
+pub use drop_reason::{DropReason, Dropped};
+pub use endpoint::{Counters, Endpoint, EndpointConfig, Rate, Routed, SESSIONS_MAX, Session, Slot};
+pub use time::Time;
+
+pub use shadowland_wire::handshake::{DenyReason, SessionParameters};
+pub use shadowland_wire::header::Channel;
+pub use shadowland_wire::message::control::DisconnectReason;

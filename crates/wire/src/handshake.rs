@@ -270,7 +270,7 @@ impl Default for SessionParameters {
 }
 
 /// Smallest MTU that a session may have: the largest reliable message and all that goes around it.
-pub const MTU_MIN: u16 = 1_100;
+pub const MTU_MIN: u16 = 1_150;
 
 impl Acceptance {
     /// The bytes.

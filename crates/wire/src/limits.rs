@@ -19,6 +19,18 @@ pub const RELIABLE_SEND_BYTES: usize = 64 * 1024;
 pub const REORDER_WINDOW: usize = 64;
 /// Bytes of reliable messages that a connection holds until the gap before them is filled.
 pub const REORDER_BYTES: usize = 64 * 1024;
+/// Reliable messages that a connection holds for sending; then `send` says full.
+pub const RELIABLE_SEND_MESSAGES: usize = 1024;
+/// Bytes of reliable messages on their way at a time, until congestion control decides it.
+pub const RELIABLE_IN_FLIGHT_BYTES: usize = 32 * 1024;
+/// Largest id that a reliable stream may start from, so that ids never run out.
+pub const RELIABLE_FIRST_ID_MAX: u64 = 1 << 62;
+/// Last sequence of a direction: a session that gets there is closed, for its keys are used up.
+pub const SEQUENCE_MAX: u64 = 1 << 48;
+/// Accepted handshakes that an endpoint remembers, to answer a repeated request with the same bytes.
+pub const REMEMBERED_HANDSHAKES: usize = 8192;
+/// Rate buckets for networks that an endpoint keeps.
+pub const NETWORK_BUCKETS: usize = 4096;
 /// Longest login token that ConnectRequest may carry, in bytes.
 pub const TOKEN_BYTES: usize = 256;
 

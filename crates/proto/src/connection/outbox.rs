@@ -1,0 +1,350 @@
+//! Reliable messages on their way to the peer: kept until a packet that carried them is acknowledged.
+
+use std::collections::VecDeque;
+
+use shadowland_wire::codec::Writer;
+use shadowland_wire::header::Channel;
+use shadowland_wire::limits::{
+    RELIABLE_IN_FLIGHT_BYTES, RELIABLE_MESSAGE_BYTES, RELIABLE_SEND_BYTES, RELIABLE_SEND_MESSAGES,
+    REORDER_BYTES, REORDER_WINDOW,
+};
+use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame, MessageId, RELIABLE_BIT, StreamId};
+use thiserror::Error;
+
+use super::rtt::Rtt;
+use crate::Time;
+
+/// Timeouts after which a message counts as undeliverable.
+const TIMEOUTS_MAX: u8 = 10;
+/// Packets per message that are remembered: a message that was sent again is also acknowledged by a late
+/// acknowledgement of its first packets.
+const CARRIERS: usize = 4;
+/// The id of the first message of every stream.
+pub(super) const FIRST_ID: u64 = 0;
+
+/// Why a reliable message is not taken for sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SendError {
+    /// As much is waiting as the connection holds; try again when the peer has acknowledged some of it.
+    #[error("as many reliable messages are waiting as the connection holds")]
+    Full,
+    /// The message is larger than one packet can carry.
+    #[error("the message is larger than {RELIABLE_MESSAGE_BYTES} bytes")]
+    TooLarge,
+    /// The channel has no such stream, or is not a reliable one.
+    #[error("there is no such reliable stream")]
+    NoSuchStream,
+    /// The type byte belongs to the protocol, not to the application.
+    #[error("the type is not one of the application's")]
+    BadType,
+    /// The session is over.
+    #[error("the session is over")]
+    Closed,
+}
+
+/// The queue of one connection. Costs nothing until something reliable is sent.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    messages: VecDeque<Outgoing>,
+    /// Bytes of all bodies.
+    bytes: usize,
+    in_flight_bytes: usize,
+    waiting: usize,
+    /// The windows do not let any waiting message go until an acknowledgement arrives.
+    blocked: bool,
+    next_id: [u64; StreamId::COUNT],
+    oldest_id: [u64; StreamId::COUNT],
+    window_messages: u64,
+    window_bytes: usize,
+    /// At or before the first timeout of a message in flight.
+    deadline: Option<Time>,
+    resent: u64,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    place: MessageId,
+    kind: u8,
+    in_flight: bool,
+    timeouts: u8,
+    times_sent: u32,
+    sent_at: Time,
+    /// The last packets that carried it; 0 for none.
+    carriers: [u64; CARRIERS],
+    body: Box<[u8]>,
+}
+
+/// A message has timed out too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Undeliverable;
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self {
+            messages: VecDeque::new(),
+            bytes: 0,
+            in_flight_bytes: 0,
+            waiting: 0,
+            blocked: false,
+            next_id: [FIRST_ID; StreamId::COUNT],
+            oldest_id: [FIRST_ID; StreamId::COUNT],
+            window_messages: REORDER_WINDOW as u64,
+            window_bytes: REORDER_BYTES,
+            deadline: None,
+            resent: 0,
+        }
+    }
+
+    /// Keeps to the windows that the peer has told, if they are smaller than those that we know.
+    pub(super) fn set_windows(&mut self, messages: u16, bytes: u32) {
+        self.window_messages = u64::from(messages).clamp(1, REORDER_WINDOW as u64);
+        self.window_bytes = (bytes as usize).clamp(RELIABLE_MESSAGE_BYTES, REORDER_BYTES);
+    }
+
+    /// Takes a message for sending.
+    pub(super) fn push(
+        &mut self,
+        channel: Channel,
+        stream: u8,
+        kind: u8,
+        body: &[u8],
+    ) -> Result<(), SendError> {
+        let stream = StreamId::new(channel, stream).ok_or(SendError::NoSuchStream)?;
+        if !(FIRST_APPLICATION_TYPE..RELIABLE_BIT).contains(&kind) {
+            return Err(SendError::BadType);
+        }
+        if body.len() > RELIABLE_MESSAGE_BYTES {
+            return Err(SendError::TooLarge);
+        }
+        if self.messages.len() >= RELIABLE_SEND_MESSAGES || self.bytes + body.len() > RELIABLE_SEND_BYTES {
+            return Err(SendError::Full);
+        }
+        let next_id = &mut self.next_id[stream.index()];
+        self.messages.push_back(Outgoing {
+            place: MessageId { stream, id: *next_id },
+            kind,
+            in_flight: false,
+            timeouts: 0,
+            times_sent: 0,
+            sent_at: Time::default(),
+            carriers: [0; CARRIERS],
+            body: body.into(),
+        });
+        *next_id += 1;
+        self.bytes += body.len();
+        self.waiting += 1;
+        self.blocked = false;
+        Ok(())
+    }
+
+    /// Whether a message may leave now.
+    #[inline]
+    pub(super) fn is_ready(&self) -> bool {
+        self.waiting > 0 && !self.blocked
+    }
+
+    /// Messages that are not acknowledged yet.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Messages that were sent again so far.
+    pub(super) fn resent(&self) -> u64 {
+        self.resent
+    }
+
+    /// Writes waiting messages, at most `count`, oldest first, into the packet `sequence`, which is sure to be
+    /// sent. Returns the channel of the first and how many.
+    pub(super) fn fill(
+        &mut self,
+        now: Time,
+        sequence: u64,
+        rtt: &Rtt,
+        count: usize,
+        writer: &mut Writer<'_>,
+    ) -> Option<(Channel, usize)> {
+        let (mut first, mut written, mut lack_of_room) = (None, 0, false);
+        for message in self.messages.iter_mut().filter(|message| !message.in_flight) {
+            let stream = message.place.stream.index();
+            let within = message.place.id - self.oldest_id[stream] < self.window_messages
+                && self.in_flight_bytes + message.body.len()
+                    <= self.window_bytes.min(RELIABLE_IN_FLIGHT_BYTES);
+            if !within {
+                continue;
+            }
+            let frame = Frame { kind: message.kind, reliable: Some(message.place), body: &message.body };
+            if written == count || frame.encode(writer).is_err() {
+                lack_of_room = true;
+                break;
+            }
+            first = first.or(Some(message.place.stream.channel()));
+            written += 1;
+            self.resent += u64::from(message.times_sent > 0);
+            message.leave(now, sequence);
+            self.waiting -= 1;
+            self.in_flight_bytes += message.body.len();
+            let deadline = now + rtt.timeout(message.timeouts);
+            self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        }
+        self.blocked = !lack_of_room && self.waiting > 0;
+        first.map(|channel| (channel, written))
+    }
+
+    /// The peer has applied the packet `sequence`: what it carried needs no keeping.
+    pub(super) fn acked(&mut self, sequence: u64) {
+        let (bytes, in_flight_bytes, waiting) =
+            (&mut self.bytes, &mut self.in_flight_bytes, &mut self.waiting);
+        self.messages.retain(|message| {
+            let acked = message.carriers.contains(&sequence);
+            if acked {
+                *bytes -= message.body.len();
+                if message.in_flight {
+                    *in_flight_bytes -= message.body.len();
+                } else {
+                    *waiting -= 1;
+                }
+            }
+            !acked
+        });
+        self.oldest_id = self.next_id;
+        for message in self.messages.iter().rev() {
+            self.oldest_id[message.place.stream.index()] = message.place.id;
+        }
+        self.blocked = false;
+    }
+
+    /// Packets up to `sequence` are lost unless acknowledged: what only they carried goes out again.
+    pub(super) fn lost_up_to(&mut self, sequence: u64) {
+        if self.in_flight_bytes == 0 && self.messages.len() == self.waiting {
+            return;
+        }
+        for message in self.messages.iter_mut().filter(|message| message.in_flight) {
+            if message.carriers[0] <= sequence {
+                message.in_flight = false;
+                self.waiting += 1;
+                self.in_flight_bytes -= message.body.len();
+                self.blocked = false;
+            }
+        }
+    }
+
+    /// When to call [`Outbox::on_timeout`].
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.deadline
+    }
+
+    /// Lets messages go out again that were not acknowledged in time.
+    pub(super) fn on_timeout(&mut self, now: Time, rtt: &Rtt) -> Result<(), Undeliverable> {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return Ok(());
+        }
+        self.deadline = None;
+        for message in self.messages.iter_mut().filter(|message| message.in_flight) {
+            let deadline = message.sent_at + rtt.timeout(message.timeouts);
+            if now < deadline {
+                self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+                continue;
+            }
+            if message.timeouts == TIMEOUTS_MAX {
+                return Err(Undeliverable);
+            }
+            message.timeouts += 1;
+            message.in_flight = false;
+            self.waiting += 1;
+            self.in_flight_bytes -= message.body.len();
+            self.blocked = false;
+        }
+        Ok(())
+    }
+
+    /// Forgets everything: the session is over.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new();
+    }
+}
+
+impl Outgoing {
+    fn leave(&mut self, now: Time, sequence: u64) {
+        self.in_flight = true;
+        self.sent_at = now;
+        self.times_sent = self.times_sent.saturating_add(1);
+        self.carriers.rotate_right(1);
+        self.carriers[0] = sequence;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const KIND: u8 = FIRST_APPLICATION_TYPE;
+
+    fn fill(outbox: &mut Outbox, now: Time, sequence: u64) -> usize {
+        let mut buffer = [0; 1100];
+        let mut writer = Writer::new(&mut buffer);
+        outbox.fill(now, sequence, &Rtt::default(), 128, &mut writer).map_or(0, |(_, count)| count)
+    }
+
+    #[test]
+    fn it_says_full_and_has_room_again_after_an_acknowledgement() {
+        let mut outbox = Outbox::new();
+        let body = [0; RELIABLE_MESSAGE_BYTES];
+        let mut sent = 0;
+        while outbox.push(Channel::ReliableOrdered, 0, KIND, &body).is_ok() {
+            sent += 1;
+        }
+        assert_eq!(sent * RELIABLE_MESSAGE_BYTES, RELIABLE_SEND_BYTES);
+        assert_eq!(outbox.push(Channel::ReliableOrdered, 0, KIND, &body), Err(SendError::Full));
+        assert_eq!(fill(&mut outbox, Time::default(), 1), 1);
+        outbox.acked(1);
+        assert_eq!(outbox.push(Channel::ReliableOrdered, 0, KIND, &body), Ok(()));
+    }
+
+    #[test]
+    fn the_window_of_a_stream_holds_back_only_that_stream() {
+        let mut outbox = Outbox::new();
+        for _ in 0..REORDER_WINDOW + 5 {
+            outbox.push(Channel::ReliableOrdered, 0, KIND, &[]).unwrap();
+        }
+        outbox.push(Channel::ReliableOrdered, 1, KIND, &[]).unwrap();
+        outbox.push(Channel::ReliableUnordered, 0, KIND, &[]).unwrap();
+        assert_eq!(fill(&mut outbox, Time::default(), 1), REORDER_WINDOW + 2);
+        assert!(!outbox.is_ready());
+        outbox.acked(1);
+        assert!(outbox.is_ready());
+        assert_eq!(fill(&mut outbox, Time::default(), 2), 5);
+    }
+
+    #[test]
+    fn a_late_acknowledgement_of_the_first_packet_still_counts() {
+        let mut outbox = Outbox::new();
+        outbox.push(Channel::ReliableOrdered, 0, KIND, &[1]).unwrap();
+        assert_eq!(fill(&mut outbox, Time::default(), 1), 1);
+        outbox.lost_up_to(1);
+        assert_eq!(fill(&mut outbox, Time::default(), 5), 1);
+        assert_eq!(outbox.resent(), 1);
+        outbox.acked(1);
+        assert_eq!(outbox.len(), 0);
+        assert_eq!((outbox.bytes, outbox.in_flight_bytes, outbox.waiting), (0, 0, 0));
+    }
+
+    #[test]
+    fn ten_retries_are_made_and_then_it_is_given_up() {
+        let mut outbox = Outbox::new();
+        outbox.push(Channel::ReliableOrdered, 0, KIND, &[1]).unwrap();
+        let (mut now, mut sequence) = (Time::default(), 0);
+        let result = loop {
+            sequence += 1;
+            assert_eq!(fill(&mut outbox, now, sequence), 1);
+            now = outbox.deadline().unwrap();
+            if let Err(error) = outbox.on_timeout(now, &Rtt::default()) {
+                break error;
+            }
+        };
+        assert_eq!(result, Undeliverable);
+        assert_eq!(sequence, u64::from(TIMEOUTS_MAX) + 1);
+        let patience = (0..=TIMEOUTS_MAX).map(|timeouts| Rtt::default().timeout(timeouts)).sum::<Duration>();
+        assert_eq!(now - Time::default(), patience);
+    }
+}

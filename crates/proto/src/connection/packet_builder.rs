@@ -1,0 +1,196 @@
+//! How a packet is put together: acknowledgements, control messages, the application's messages, and then as
+//! many reliable messages as fit; sealed where it stands.
+
+use shadowland_wire::ack::AckBlock;
+use shadowland_wire::codec::{Full, Writer};
+use shadowland_wire::header::{Channel, Flags, HEADER_BYTES};
+use shadowland_wire::limits::{MESSAGES_PER_PACKET, TAG_BYTES};
+use shadowland_wire::message::control::Control;
+use shadowland_wire::message::encode_frame;
+
+use super::sent::Carries;
+use super::{Connection, Pending, State};
+use crate::Time;
+
+/// A packet in the making. Dropped without [`PacketBuilder::finish`], it never was.
+pub struct PacketBuilder<'c, 'b> {
+    connection: &'c mut Connection,
+    now: Time,
+    buffer: &'b mut [u8],
+    /// Bytes written so far, header included.
+    length: usize,
+    /// Where the payload must end.
+    end: usize,
+    messages: usize,
+    /// The channel of the first message.
+    channel: Option<Channel>,
+    /// The control messages that were written.
+    controls: Pending,
+    carries_reliable: bool,
+}
+
+/// A packet that was sealed and must now be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of the datagram, at the start of the buffer.
+    pub len: usize,
+    /// Its sequence, by which [`Receiver::acked`](super::Receiver::acked) will name it.
+    pub sequence: u64,
+}
+
+impl<'c, 'b> PacketBuilder<'c, 'b> {
+    /// Starts a packet with acknowledgements and control messages.
+    pub(super) fn start(connection: &'c mut Connection, now: Time, buffer: &'b mut [u8]) -> Option<Self> {
+        let mtu = usize::from(connection.parameters.mtu);
+        if connection.sealer.is_exhausted() || buffer.len() < mtu {
+            return None;
+        }
+        let mut packet = Self {
+            connection,
+            now,
+            buffer,
+            length: HEADER_BYTES,
+            end: mtu - TAG_BYTES,
+            messages: 0,
+            channel: None,
+            controls: Pending::default(),
+            carries_reliable: false,
+        };
+        // The smallest MTU has room for all of these.
+        packet.write_acks().and_then(|()| packet.write_controls()).ok()?;
+        Some(packet)
+    }
+
+    /// Bytes that are left for messages and their frames.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.end - self.length
+    }
+
+    /// Adds an unreliable message. When it does not fit, the packet is as it was.
+    pub fn message(
+        &mut self,
+        kind: u8,
+        body: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        if self.messages >= MESSAGES_PER_PACKET {
+            return Err(Full);
+        }
+        self.write(|writer| encode_frame(writer, kind, None, body))?;
+        self.messages += 1;
+        self.channel.get_or_insert(Channel::Unreliable);
+        Ok(())
+    }
+
+    /// Fills what is left with reliable messages that wait, and seals the packet.
+    pub fn finish(mut self) -> Sent {
+        self.fill_reliable();
+        let Self { connection, now, buffer, length, .. } = self;
+        let mut flags = Flags::NONE;
+        if self.messages == 0 {
+            flags = flags.with(Flags::ACKNOWLEDGMENT);
+        }
+        if self.controls.handshake {
+            flags = flags.with(Flags::RELIABLE_HANDSHAKE);
+        }
+        let carries = match (self.messages, self.carries_reliable) {
+            (0, _) => Carries::OnlyAcks,
+            (_, false) => Carries::Unreliable,
+            (_, true) => Carries::Reliable,
+        };
+        let len = length + TAG_BYTES;
+        let channel = self.channel.unwrap_or(Channel::Unreliable);
+        let sequence = connection.sealer.seal(&mut buffer[..len], channel, flags);
+        connection.left(now, sequence, len, carries, self.controls);
+        Sent { len, sequence }
+    }
+
+    /// Adds as many of the waiting reliable messages as fit. They are sure to be sent from here on.
+    pub(super) fn fill_reliable(&mut self) {
+        if self.connection.state != State::Established || !self.connection.outbox.is_ready() {
+            return;
+        }
+        let sequence = self.connection.sealer.next_sequence();
+        let count = MESSAGES_PER_PACKET - self.messages;
+        let mut writer = Writer::new(&mut self.buffer[self.length..self.end]);
+        let (outbox, rtt) = (&mut self.connection.outbox, &self.connection.rtt);
+        if let Some((channel, written)) = outbox.fill(self.now, sequence, rtt, count, &mut writer) {
+            self.length += writer.len();
+            self.messages += written;
+            self.channel.get_or_insert(channel);
+            self.carries_reliable = true;
+        }
+    }
+
+    /// Whether there is anything in the packet that must leave now.
+    pub(super) fn is_worth_sending(&self, now: Time) -> bool {
+        self.messages > 0 || self.connection.is_ack_due(now)
+    }
+
+    fn write_acks(&mut self) -> Result<(), Full> {
+        let block = self.connection.received.block(self.now);
+        self.write(|writer| AckBlock::encode(block.as_ref(), writer))
+    }
+
+    fn write_controls(&mut self) -> Result<(), Full> {
+        let pending = self.connection.pending;
+        if pending.handshake {
+            self.write_control(Control::ReliableHandshake(self.connection.handshake()))?;
+        }
+        if let Some(pong) = pending.pong {
+            let held_us = (self.now - pong.asked_at).as_micros().min(u128::from(u32::MAX)) as u32;
+            self.write_control(Control::Pong { id: pong.id, held_us })?;
+        }
+        if pending.ping {
+            self.write_control(Control::Ping { id: self.connection.next_ping_id })?;
+        }
+        if let Some((reason, _)) = pending.disconnect {
+            self.write_control(Control::Disconnect(reason))?;
+        }
+        self.controls = pending;
+        Ok(())
+    }
+
+    fn write_control(&mut self, control: Control) -> Result<(), Full> {
+        self.write(|writer| control.encode(writer))?;
+        self.messages += 1;
+        self.channel.get_or_insert(Channel::Unreliable);
+        Ok(())
+    }
+
+    /// Writes behind what is there; on failure nothing is added.
+    fn write(&mut self, write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>) -> Result<(), Full> {
+        let mut writer = Writer::new(&mut self.buffer[self.length..self.end]);
+        write(&mut writer)?;
+        self.length += writer.len();
+        Ok(())
+    }
+}
+
+impl Connection {
+    /// A packet has been sealed: what it carried is no longer pending.
+    fn left(&mut self, now: Time, sequence: u64, len: usize, carries: Carries, controls: Pending) {
+        self.stats.packets_sent += 1;
+        self.stats.bytes_sent += len as u64;
+        self.stats.messages_resent = self.outbox.resent();
+        self.sent.record(now, sequence, carries);
+        self.received.sent();
+        if carries != Carries::OnlyAcks {
+            self.asked_at = now;
+        }
+        if controls.handshake {
+            self.pending.handshake = false;
+        }
+        if controls.pong.is_some() {
+            self.pending.pong = None;
+        }
+        if controls.ping {
+            self.pending.ping = false;
+            self.ping = Some((self.next_ping_id, now));
+            self.next_ping_id = self.next_ping_id.wrapping_add(1);
+        }
+        if let Some((reason, times)) = controls.disconnect {
+            self.pending.disconnect = (times > 1).then_some((reason, times - 1));
+        }
+    }
+}

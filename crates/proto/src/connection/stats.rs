@@ -1,0 +1,26 @@
+//! What a connection counts.
+
+use crate::drop_reason::Dropped;
+
+/// Counters of one connection since it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Packets that were sealed.
+    pub packets_sent: u64,
+    /// Bytes of those, header and tag included.
+    pub bytes_sent: u64,
+    /// Packets that opened.
+    pub packets_received: u64,
+    /// Bytes of those, header and tag included.
+    pub bytes_received: u64,
+    /// Sent packets that the peer has applied.
+    pub packets_acked: u64,
+    /// Sent packets that were still unacknowledged when a later one was acknowledged (three or more later).
+    pub packets_lost: u64,
+    /// Reliable messages that were put into another packet.
+    pub messages_resent: u64,
+    /// Messages of a type that this version does not know; skipped.
+    pub messages_unknown: u64,
+    /// Datagrams that were dropped.
+    pub dropped: Dropped,
+}

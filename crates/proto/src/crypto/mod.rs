@@ -1,0 +1,8 @@
+//! The cryptography of a session, around well-kept libraries: the Noise handshake (`snow`) and everything else
+//! from `aws-lc-rs`.
+
+pub(crate) mod cookie;
+pub(crate) mod handshake;
+pub(crate) mod identity;
+mod resolver;
+pub(crate) mod seal;

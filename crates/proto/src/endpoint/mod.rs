@@ -1,0 +1,416 @@
+//! The server's side of the socket: who may become a session, and which session a datagram belongs to.
+//!
+//! Before a valid cookie an endpoint keeps nothing about a client and computes nothing with public keys. After
+//! it, a request passes these checks, each cheaper than the next: network rate, version, repetition, room,
+//! half-open sessions, budget for handshakes, and only then the Noise message itself.
+
+mod rate;
+mod remembered;
+
+pub use rate::Rate;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{CryptoRng, Rng, SeedableRng};
+use shadowland_wire::PROTOCOL_VERSION;
+use shadowland_wire::codec::{Reader, Writer};
+use shadowland_wire::handshake::{
+    Acceptance, COOKIE_BYTES, ClientHandshake, DenyReason, KEY_BYTES, ServerHandshake, SessionParameters,
+    echo_of,
+};
+use shadowland_wire::header::Header;
+use shadowland_wire::limits::DATAGRAM_BYTES;
+
+use crate::Time;
+use crate::connection::{Connection, Role};
+use crate::crypto::cookie::{Client, Cookies};
+use crate::crypto::handshake::Responder;
+use crate::crypto::identity::Identity;
+use crate::drop_reason::{DropReason, Dropped};
+
+use rate::{Bucket, NetworkBuckets};
+use remembered::{Accepted, Remembered};
+
+/// Most sessions that an endpoint can have: a connection id has 16 bits for the slot.
+pub const SESSIONS_MAX: usize = 1 << 16;
+
+/// How an endpoint admits clients.
+#[derive(Debug, Clone)]
+pub struct EndpointConfig {
+    /// The worker that owns the endpoint: the low byte of its connection ids.
+    pub worker: u8,
+    /// Most sessions, half-open ones included; at most [`SESSIONS_MAX`].
+    pub max_sessions: usize,
+    /// Most sessions whose client has not confirmed the keys.
+    pub max_half_open: usize,
+    /// How long a client may take to confirm the keys.
+    pub half_open_timeout: Duration,
+    /// Requests per network (IPv4 /24, IPv6 /48). Loopback is not limited.
+    pub network_rate: Rate,
+    /// Noise messages that the endpoint computes, so that a flood cannot take the tick's CPU (about 0.1 ms
+    /// each).
+    pub handshake_rate: Rate,
+    /// What sessions run with.
+    pub parameters: SessionParameters,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            worker: 0,
+            max_sessions: 10_000,
+            max_half_open: 1_024,
+            half_open_timeout: Duration::from_secs(5),
+            network_rate: Rate { per_second: 64, burst: 256 },
+            handshake_rate: Rate { per_second: 1_000, burst: 500 },
+            parameters: SessionParameters::default(),
+        }
+    }
+}
+
+/// A session's place in an endpoint. A slot that was given to somebody else is another value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u32);
+
+/// The connection id is `worker u8 | index u16 | generation u8`, the generation never 0.
+impl Slot {
+    fn new(worker: u8, index: u16, generation: u8) -> Self {
+        Self(u32::from(worker) | u32::from(index) << 8 | u32::from(generation) << 24)
+    }
+
+    /// The connection id of the session.
+    #[must_use]
+    pub fn connection_id(self) -> u32 {
+        self.0
+    }
+
+    /// The worker that owns the session.
+    #[must_use]
+    pub fn worker(self) -> u8 {
+        self.0 as u8
+    }
+
+    fn index(self) -> usize {
+        usize::from((self.0 >> 8) as u16)
+    }
+}
+
+/// What to do with a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routed {
+    /// It claims to be of this session: give it to the session's connection.
+    Session(Slot),
+    /// So many bytes of the reply go back to where it came from.
+    Reply(usize),
+    /// It was dropped, and counted.
+    Dropped(DropReason),
+}
+
+/// A session of the endpoint, with what the server hangs on it.
+pub struct Session<T> {
+    /// The protocol.
+    pub connection: Connection,
+    /// Where its packets go: the address that the cookie proved.
+    pub address: SocketAddr,
+    /// The client's static public key.
+    pub client_key: [u8; KEY_BYTES],
+    /// The login token as the client sent it; not looked at here.
+    pub token: Option<Box<[u8]>>,
+    /// What the server hangs on the session.
+    pub data: Option<T>,
+}
+
+/// What an endpoint counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Bytes of datagrams before a session exists.
+    pub handshake_bytes_in: u64,
+    /// Bytes of the answers to them.
+    pub handshake_bytes_out: u64,
+    /// Cookies that were made.
+    pub cookies: u64,
+    /// Sessions that were accepted.
+    pub accepted: u64,
+    /// Accepted sessions whose client never confirmed the keys.
+    pub half_open_expired: u64,
+    /// Denials that were sent.
+    pub denied: u64,
+    /// Datagrams that were dropped, also by sessions if [`Endpoint::count_drop`] is told.
+    pub dropped: Dropped,
+}
+
+/// All sessions of one socket.
+pub struct Endpoint<T> {
+    config: EndpointConfig,
+    identity: Identity,
+    rng: StdRng,
+    cookies: Cookies,
+    networks: NetworkBuckets,
+    handshakes: Bucket,
+    remembered: Remembered,
+    refusing: Option<DenyReason>,
+    slots: Vec<SlotEntry<T>>,
+    /// Unused indices; the one that was freed first is used first, so that ids repeat late.
+    free: VecDeque<u16>,
+    /// Sessions that have not confirmed their keys when last looked at, and when they expire; oldest first.
+    half_open: VecDeque<(Slot, Time)>,
+    counters: Counters,
+}
+
+struct SlotEntry<T> {
+    generation: u8,
+    session: Option<Box<Session<T>>>,
+}
+
+impl<T> Endpoint<T> {
+    /// An endpoint with a server's identity. `cookie_master` is the secret that all endpoints of the server
+    /// share; `rng` seeds the endpoint's own generator.
+    ///
+    /// # Panics
+    /// When the configuration asks for more than [`SESSIONS_MAX`] sessions.
+    pub fn new(
+        config: EndpointConfig,
+        identity: Identity,
+        cookie_master: &[u8; 32],
+        rng: &mut dyn CryptoRng,
+    ) -> Self {
+        assert!(config.max_sessions <= SESSIONS_MAX, "an endpoint has at most {SESSIONS_MAX} sessions");
+        let mut rng = StdRng::from_rng(rng);
+        let mut network_key = [0; 32];
+        rng.fill_bytes(&mut network_key);
+        Self {
+            identity,
+            cookies: Cookies::new(cookie_master),
+            networks: NetworkBuckets::new(&network_key, config.network_rate),
+            handshakes: Bucket::default(),
+            remembered: Remembered::default(),
+            refusing: None,
+            slots: (0..config.max_sessions).map(|_| SlotEntry { generation: 1, session: None }).collect(),
+            free: (0..config.max_sessions).map(|index| index as u16).collect(),
+            half_open: VecDeque::with_capacity(config.max_half_open),
+            counters: Counters::default(),
+            rng,
+            config,
+        }
+    }
+
+    /// Looks at a datagram that came from `from`. `reply` must hold 128 bytes.
+    ///
+    /// # Panics
+    /// When `reply` is too short for an answer.
+    pub fn route(&mut self, now: Time, from: SocketAddr, datagram: &[u8], reply: &mut [u8]) -> Routed {
+        let routed = self.try_route(now, from, datagram, reply);
+        match routed {
+            Err(reason) => {
+                self.counters.dropped.count(reason);
+                Routed::Dropped(reason)
+            }
+            Ok(routed) => {
+                if let Routed::Reply(length) = routed {
+                    self.counters.handshake_bytes_out += length as u64;
+                }
+                routed
+            }
+        }
+    }
+
+    /// The session in a slot; `None` once it is gone.
+    pub fn session_mut(&mut self, slot: Slot) -> Option<&mut Session<T>> {
+        let entry = self.slots.get_mut(slot.index())?;
+        entry.session.as_deref_mut().filter(|session| session.connection.id() == slot.0)
+    }
+
+    /// All sessions, half-open ones included, in the order of their slots.
+    pub fn sessions_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Session<T>)> {
+        let sessions = self.slots.iter_mut().filter_map(|entry| entry.session.as_deref_mut());
+        sessions.map(|session| (Slot(session.connection.id()), session))
+    }
+
+    /// How many sessions there are, half-open ones included.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Forgets a session, without a word to its client, and returns what the server hung on it.
+    pub fn remove(&mut self, slot: Slot) -> Option<T> {
+        self.session_mut(slot)?;
+        let entry = &mut self.slots[slot.index()];
+        let session = entry.session.take()?;
+        entry.generation = entry.generation.checked_add(1).unwrap_or(1);
+        self.free.push_back(slot.index() as u16);
+        session.data
+    }
+
+    /// From now on new clients are denied for this reason; `None` admits them again.
+    pub fn refuse_new(&mut self, reason: Option<DenyReason>) {
+        self.refusing = reason;
+    }
+
+    /// Removes sessions whose client has not confirmed the keys in time. The sessions' own timeouts are theirs.
+    pub fn on_timeout(&mut self, now: Time) {
+        self.remembered.forget(now);
+        self.forget_confirmed();
+        while let Some((slot, _)) = self.half_open.pop_front_if(|(_, expires)| now >= *expires) {
+            self.counters.half_open_expired += 1;
+            self.remove(slot);
+        }
+    }
+
+    /// When to call [`Endpoint::on_timeout`].
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Time> {
+        self.half_open.front().map(|&(_, expires)| expires)
+    }
+
+    /// What the endpoint has counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Counts a datagram that a session's connection has dropped.
+    pub fn count_drop(&mut self, reason: DropReason) {
+        self.counters.dropped.count(reason);
+    }
+
+    fn try_route(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        reply: &mut [u8],
+    ) -> Result<Routed, DropReason> {
+        if datagram.len() > DATAGRAM_BYTES {
+            return Err(DropReason::TooLarge);
+        }
+        let header = Header::decode(&mut Reader::new(datagram)).map_err(|_| DropReason::NotProtocol)?;
+        if header.connection_id != 0 {
+            let slot = Slot(header.connection_id);
+            return self.session_mut(slot).map(|_| Routed::Session(slot)).ok_or(DropReason::UnknownSession);
+        }
+        self.counters.handshake_bytes_in += datagram.len() as u64;
+        match ClientHandshake::decode(datagram).map_err(|_| DropReason::NotProtocol)? {
+            ClientHandshake::Connect { version, ephemeral } => {
+                let client = Client { address: from, version, ephemeral: &ephemeral };
+                let mut nonce = [0; 8];
+                self.rng.fill_bytes(&mut nonce);
+                let cookie = self.cookies.make(now, client, nonce);
+                self.counters.cookies += 1;
+                Ok(answer(&ServerHandshake::Cookie { echo: echo_of(&ephemeral), cookie }, reply))
+            }
+            ClientHandshake::ConnectRequest { version, cookie, noise } => {
+                let ephemeral = noise.first_chunk().ok_or(DropReason::NotProtocol)?;
+                let client = Client { address: from, version, ephemeral };
+                self.connect_request(now, client, cookie, noise, reply)
+            }
+        }
+    }
+
+    fn connect_request(
+        &mut self,
+        now: Time,
+        client: Client<'_>,
+        cookie: &[u8; COOKIE_BYTES],
+        noise: &[u8],
+        reply: &mut [u8],
+    ) -> Result<Routed, DropReason> {
+        self.cookies.verify(now, client, cookie)?;
+        if !self.networks.take(now, client.address.ip()) {
+            return Err(DropReason::NetworkRate);
+        }
+        let echo = echo_of(client.ephemeral);
+        if client.version != PROTOCOL_VERSION {
+            return Ok(self.deny(client, DenyReason::Version, reply));
+        }
+        if let Some(accepted) = self.remembered.get(client.ephemeral).copied()
+            && self.session_mut(accepted.slot).is_some()
+        {
+            if accepted.address != client.address {
+                return Err(DropReason::DuplicateKey);
+            }
+            let repeated = ServerHandshake::ConnectionAccepted { echo, noise: &accepted.noise };
+            return Ok(answer(&repeated, reply));
+        }
+        if let Some(reason) = self.refusing {
+            return Ok(self.deny(client, reason, reply));
+        }
+        let Some(&index) = self.free.front() else {
+            return Ok(self.deny(client, DenyReason::Full, reply));
+        };
+        if self.half_open.len() >= self.config.max_half_open {
+            self.forget_confirmed();
+            if self.half_open.len() >= self.config.max_half_open {
+                return Err(DropReason::HalfOpenFull);
+            }
+        }
+        if !self.handshakes.take(now, self.config.handshake_rate) {
+            return Err(DropReason::HandshakeBudget);
+        }
+        let noise = self.accept(now, client, index, noise)?;
+        Ok(answer(&ServerHandshake::ConnectionAccepted { echo, noise: &noise }, reply))
+    }
+
+    /// Computes the handshake and puts the session into the free slot `index`.
+    fn accept(
+        &mut self,
+        now: Time,
+        client: Client<'_>,
+        index: u16,
+        noise: &[u8],
+    ) -> Result<[u8; shadowland_wire::handshake::NOISE_ACCEPTANCE_BYTES], DropReason> {
+        let responder =
+            Responder::read(&self.identity, noise, &mut self.rng).map_err(|_| DropReason::HandshakeFailed)?;
+        let token = decode_token(responder.payload()).ok_or(DropReason::HandshakeFailed)?;
+        let client_key = responder.client_key();
+        let slot = Slot::new(self.config.worker, index, self.slots[usize::from(index)].generation);
+        let acceptance =
+            Acceptance { connection_id: slot.connection_id(), parameters: self.config.parameters };
+        let (noise, keys) = responder.accept(&acceptance).map_err(|_| DropReason::HandshakeFailed)?;
+
+        self.free.pop_front();
+        self.slots[usize::from(index)].session = Some(Box::new(Session {
+            connection: Connection::new(Role::Server, &acceptance, &keys, now),
+            address: client.address,
+            client_key,
+            token,
+            data: None,
+        }));
+        self.half_open.push_back((slot, now + self.config.half_open_timeout));
+        self.remembered.insert(now, *client.ephemeral, Accepted { slot, address: client.address, noise });
+        self.counters.accepted += 1;
+        Ok(noise)
+    }
+
+    fn deny(&mut self, client: Client<'_>, reason: DenyReason, reply: &mut [u8]) -> Routed {
+        self.counters.denied += 1;
+        answer(&ServerHandshake::ConnectionDenied { echo: echo_of(client.ephemeral), reason }, reply)
+    }
+
+    /// Takes those off the list of half-open sessions that are confirmed or gone by now.
+    fn forget_confirmed(&mut self) {
+        let mut half_open = std::mem::take(&mut self.half_open);
+        half_open.retain(|&(slot, _)| {
+            self.session_mut(slot).is_some_and(|session| !session.connection.is_confirmed())
+        });
+        self.half_open = half_open;
+    }
+}
+
+fn answer(message: &ServerHandshake<'_>, reply: &mut [u8]) -> Routed {
+    let mut writer = Writer::new(reply);
+    message.encode(&mut writer).expect("the reply buffer holds 128 bytes");
+    Routed::Reply(writer.len())
+}
+
+/// The token in the payload of the first Noise message; an empty one is none.
+#[expect(clippy::option_option, reason = "no payload and no token are different things")]
+fn decode_token(payload: &[u8]) -> Option<Option<Box<[u8]>>> {
+    let mut reader = Reader::new(payload);
+    let token = reader.length_prefixed().ok()?;
+    reader.finish().ok()?;
+    Some((!token.is_empty()).then(|| token.into()))
+}

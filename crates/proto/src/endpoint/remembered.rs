@@ -1,0 +1,58 @@
+//! Handshakes that were accepted lately: a request that is repeated, because its answer was lost or late, gets
+//! the same bytes and no second session.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use shadowland_wire::handshake::{KEY_BYTES, NOISE_ACCEPTANCE_BYTES};
+use shadowland_wire::limits::REMEMBERED_HANDSHAKES;
+
+use super::Slot;
+use crate::Time;
+
+/// As long as a cookie lives: after that the same request is refused anyway.
+const REMEMBER: Duration = Duration::from_secs(10);
+
+/// Accepted handshakes by the client's ephemeral key; bounded in number and time.
+#[derive(Default)]
+pub(super) struct Remembered {
+    /// Ordered, so that nobody can choose keys that make it slow.
+    by_key: BTreeMap<[u8; KEY_BYTES], Accepted>,
+    oldest_first: VecDeque<(Time, [u8; KEY_BYTES])>,
+}
+
+/// What an accepted handshake led to.
+#[derive(Clone, Copy)]
+pub(super) struct Accepted {
+    pub(super) slot: Slot,
+    pub(super) address: SocketAddr,
+    /// The second Noise message.
+    pub(super) noise: [u8; NOISE_ACCEPTANCE_BYTES],
+}
+
+impl Remembered {
+    pub(super) fn get(&self, ephemeral: &[u8; KEY_BYTES]) -> Option<&Accepted> {
+        self.by_key.get(ephemeral)
+    }
+
+    /// Remembers a handshake, and forgets those that are too old or too many.
+    pub(super) fn insert(&mut self, now: Time, ephemeral: [u8; KEY_BYTES], accepted: Accepted) {
+        self.forget(now);
+        if self.oldest_first.len() == REMEMBERED_HANDSHAKES
+            && let Some((_, oldest)) = self.oldest_first.pop_front()
+        {
+            self.by_key.remove(&oldest);
+        }
+        // A key whose session is gone may come again: then it stands in the queue already.
+        if self.by_key.insert(ephemeral, accepted).is_none() {
+            self.oldest_first.push_back((now, ephemeral));
+        }
+    }
+
+    pub(super) fn forget(&mut self, now: Time) {
+        while let Some((_, oldest)) = self.oldest_first.pop_front_if(|(at, _)| now - *at > REMEMBER) {
+            self.by_key.remove(&oldest);
+        }
+    }
+}
