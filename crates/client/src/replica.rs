@@ -1,0 +1,387 @@
+//! The client's copy of what it sees, built from snapshots. The six rules of `docs/PROTOCOL.md`
+//! ("Replication"), which make every copy converge to the server's truth under loss, duplication and
+//! reordering, are implemented here and nowhere else.
+
+use rustc_hash::FxHashMap;
+use shadowland_wire::block::{Block, BlockHeader, CellId, EntityRecord, PageId, Tombstone, Update};
+use shadowland_wire::codec::{DecodeError, Reader};
+use shadowland_wire::entity::{EntityDelta, EntityId};
+use shadowland_wire::limits::{CLIENT_ENTITIES, CLIENT_PAGES, PAGE_SLOTS};
+use shadowland_wire::message::server::{Close, OwnerRecord, SnapshotHeader};
+
+/// Ticks for which a closed cell is remembered: no packet is on its way for so long (17 s at 60 Hz; a session
+/// ends after 15 s without an answer).
+const CLOSED_MEMORY_TICKS: u32 = 1024;
+/// Closed cells that are remembered before expired ones are looked for.
+const CLOSED_SWEEP: usize = 256;
+/// Pages that can wait for a reset at once; the server sends what is not asked for again anyway.
+const PENDING_RESETS: usize = 64;
+
+/// Is told what a snapshot changes, while it is applied.
+pub trait Watcher {
+    /// An entity came into sight.
+    fn appeared(&mut self, _tick: u32, _record: &EntityRecord) {}
+    /// A visible entity was heard of. `since` is the tick up to which its page had been applied before.
+    fn updated(&mut self, _since: u32, _tick: u32, _record: &EntityRecord) {}
+    /// An entity is out of sight.
+    fn vanished(&mut self, _id: EntityId) {}
+}
+
+impl Watcher for () {}
+
+/// An entity in sight.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaEntity {
+    /// Its quantized state.
+    pub record: EntityRecord,
+    /// Index of the page that owns it (rule 1).
+    owner: u32,
+    /// The tick at which that was learnt.
+    learnt: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PageState {
+    id: PageId,
+    /// The tick of the last block that was applied.
+    applied: u32,
+    slots: [EntityId; PAGE_SLOTS],
+}
+
+/// What a snapshot was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The tick that it showed.
+    pub tick: u32,
+    /// Blocks that were applied.
+    pub blocks: u32,
+    /// Blocks that were superseded already, or could not be applied.
+    pub skipped: u32,
+}
+
+/// The client's copy of what it sees.
+#[derive(Debug, Default)]
+pub struct Replica {
+    tick: u32,
+    last_input: u32,
+    owner: Option<OwnerRecord>,
+    entities: Vec<ReplicaEntity>,
+    by_id: FxHashMap<EntityId, u32>,
+    pages: Vec<PageState>,
+    free_pages: Vec<u32>,
+    by_page: FxHashMap<PageId, u32>,
+    /// When cells were closed, so that a late block does not open them again (rule 5).
+    closed: FxHashMap<CellId, u32>,
+    resets: Vec<PageId>,
+    /// Scratch of the decoder.
+    block: Block,
+}
+
+impl Replica {
+    /// Sees nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The newest tick that was heard of; 0 = none.
+    #[must_use]
+    pub fn tick(&self) -> u32 {
+        self.tick
+    }
+
+    /// Number of the newest input that the server had simulated at that tick.
+    #[must_use]
+    pub fn last_input(&self) -> u32 {
+        self.last_input
+    }
+
+    /// The exact state of the player's own entity at that tick.
+    #[must_use]
+    pub fn owner(&self) -> Option<&OwnerRecord> {
+        self.owner.as_ref()
+    }
+
+    /// Everybody in sight, the player itself included, in no particular order.
+    pub fn entities(&self) -> impl ExactSizeIterator<Item = &EntityRecord> + '_ {
+        self.entities.iter().map(|entity| &entity.record)
+    }
+
+    /// One of those in sight.
+    #[must_use]
+    pub fn entity(&self, id: EntityId) -> Option<&EntityRecord> {
+        self.by_id.get(&id).map(|&index| &self.entities[index as usize].record)
+    }
+
+    /// The pages that are open, with the tick up to which each was applied.
+    pub fn pages(&self) -> impl Iterator<Item = (PageId, u32)> + '_ {
+        self.by_page.values().map(|&index| {
+            let page = &self.pages[index as usize];
+            (page.id, page.applied)
+        })
+    }
+
+    /// The pages that could not be applied and have to be asked for again; each is told once.
+    pub fn take_resets(&mut self) -> impl Iterator<Item = PageId> + '_ {
+        self.resets.drain(..)
+    }
+
+    /// Applies the body of a Snapshot message.
+    ///
+    /// An error means that the server broke the protocol; the view is then not to be trusted any more.
+    pub fn apply_snapshot(
+        &mut self,
+        body: &[u8],
+        watcher: &mut impl Watcher,
+    ) -> Result<Applied, DecodeError> {
+        let mut reader = Reader::new(body);
+        let header = SnapshotHeader::decode(&mut reader)?;
+        if header.tick > self.tick {
+            self.tick = header.tick;
+            self.last_input = header.last_input;
+            self.owner = header.owner.or(self.owner);
+        }
+        for _ in 0..Close::decode_count(&mut reader)? {
+            let close = Close::decode(&mut reader)?;
+            let at = header.tick.checked_sub(close.age).ok_or(DecodeError::BadValue("age of a close"))?;
+            self.close(close.cell, at, watcher);
+        }
+        let mut applied = Applied { tick: header.tick, blocks: 0, skipped: 0 };
+        let mut previous = CellId(0);
+        while !reader.is_empty() {
+            let block = BlockHeader::decode(&mut reader, &mut previous)?;
+            // The scratch leaves `self` while it is applied.
+            let mut body = std::mem::take(&mut self.block);
+            let decoded = body.decode_body(&mut reader);
+            let done = decoded.and_then(|()| self.apply_block(header.tick, block, &body, watcher));
+            self.block = body;
+            if done? {
+                applied.blocks += 1;
+            } else {
+                applied.skipped += 1;
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Applies a block; `false` when it is superseded or lacks its baseline.
+    fn apply_block(
+        &mut self,
+        tick: u32,
+        header: BlockHeader,
+        block: &Block,
+        watcher: &mut impl Watcher,
+    ) -> Result<bool, DecodeError> {
+        let known = self.by_page.get(&header.page).copied();
+        let before = known.map_or(0, |page| self.pages[page as usize].applied);
+        let closed = self.closed.get(&header.page.cell).copied().unwrap_or(0);
+        // Rule 2, and rule 5 for a block that is older than the close.
+        if tick <= before || tick <= closed {
+            return Ok(false);
+        }
+        let Some(age) = header.age.age() else {
+            let page = match known {
+                Some(page) => page,
+                None => self.open(header.page)?,
+            };
+            self.apply_full(tick, page, block, watcher)?;
+            return Ok(true);
+        };
+        let page = match known {
+            Some(page) if before >= tick.saturating_sub(age) => page,
+            _ => {
+                // Rule 6: the baseline is not there.
+                if self.resets.len() < PENDING_RESETS && !self.resets.contains(&header.page) {
+                    self.resets.push(header.page);
+                }
+                return Ok(false);
+            }
+        };
+        for tombstone in &block.tombstones {
+            self.apply_tombstone(tick, page, tombstone, watcher)?;
+        }
+        for (slot, record) in &block.enters {
+            self.apply_enter(tick, page, *slot, record, watcher)?;
+        }
+        for update in &block.updates {
+            self.apply_update(tick, page, before, update, watcher);
+        }
+        self.pages[page as usize].applied = tick;
+        Ok(true)
+    }
+
+    /// The block is the page's full membership: who is not in it is not in the page.
+    fn apply_full(
+        &mut self,
+        tick: u32,
+        page: u32,
+        block: &Block,
+        watcher: &mut impl Watcher,
+    ) -> Result<(), DecodeError> {
+        self.pages[page as usize].slots = [EntityId::NONE; PAGE_SLOTS];
+        for (slot, record) in &block.enters {
+            self.apply_enter(tick, page, *slot, record, watcher)?;
+        }
+        let slots = self.pages[page as usize].slots;
+        self.remove_where(watcher, |entity| entity.owner == page && !slots.contains(&entity.record.id));
+        self.pages[page as usize].applied = tick;
+        Ok(())
+    }
+
+    /// Rule 3: a complete record takes ownership if it is newer.
+    fn apply_enter(
+        &mut self,
+        tick: u32,
+        page: u32,
+        slot: u8,
+        record: &EntityRecord,
+        watcher: &mut impl Watcher,
+    ) -> Result<(), DecodeError> {
+        self.pages[page as usize].slots[usize::from(slot)] = record.id;
+        let since = self.pages[page as usize].applied;
+        if let Some(&index) = self.by_id.get(&record.id) {
+            let entity = &mut self.entities[index as usize];
+            if tick > entity.learnt {
+                *entity = ReplicaEntity { record: *record, owner: page, learnt: tick };
+                watcher.updated(since, tick, record);
+            }
+            return Ok(());
+        }
+        if self.entities.len() == CLIENT_ENTITIES {
+            return Err(DecodeError::LimitExceeded("entities in sight"));
+        }
+        self.by_id.insert(record.id, self.entities.len() as u32);
+        self.entities.push(ReplicaEntity { record: *record, owner: page, learnt: tick });
+        watcher.appeared(tick, record);
+        Ok(())
+    }
+
+    /// Rule 3: an update acts only if the page owns the entity.
+    fn apply_update(
+        &mut self,
+        tick: u32,
+        page: u32,
+        since: u32,
+        update: &Update,
+        watcher: &mut impl Watcher,
+    ) {
+        let id = self.pages[page as usize].slots[usize::from(update.slot)];
+        let Some(&index) = self.by_id.get(&id) else { return };
+        let entity = &mut self.entities[index as usize];
+        if entity.owner != page {
+            return;
+        }
+        let record = &mut entity.record;
+        let has = |group| update.delta.contains(group);
+        if has(EntityDelta::POSITION) {
+            record.position = update.position.resolve(record.position);
+        }
+        if has(EntityDelta::ROTATION) {
+            record.rotation = update.rotation;
+        }
+        if has(EntityDelta::ANIMATION) {
+            record.animation = update.animation;
+        }
+        if has(EntityDelta::FLAGS) {
+            record.state = update.state;
+        }
+        if has(EntityDelta::VELOCITY) {
+            record.velocity = update.velocity;
+        }
+        if has(EntityDelta::VITALS) {
+            record.vitals = update.vitals;
+        }
+        watcher.updated(since, tick, record);
+    }
+
+    /// Rule 4: hands the entity over to where it went, or removes it.
+    fn apply_tombstone(
+        &mut self,
+        tick: u32,
+        page: u32,
+        tombstone: &Tombstone,
+        watcher: &mut impl Watcher,
+    ) -> Result<(), DecodeError> {
+        let left =
+            tick.checked_sub(tombstone.age.into()).ok_or(DecodeError::BadValue("age of a tombstone"))?;
+        let Some(&index) = self.by_id.get(&tombstone.id) else { return Ok(()) };
+        let entity = &mut self.entities[index as usize];
+        if entity.owner != page || entity.learnt >= left {
+            return Ok(());
+        }
+        let destination = tombstone
+            .destination
+            .and_then(|destination| self.by_page.get(&destination).copied())
+            .filter(|&destination| self.pages[destination as usize].applied < left);
+        match destination {
+            Some(destination) => {
+                entity.owner = destination;
+                entity.learnt = left;
+            }
+            None => self.remove(index, watcher),
+        }
+        Ok(())
+    }
+
+    /// Rule 5: removes everything that the cell's pages own, unless a newer block was applied.
+    fn close(&mut self, cell: CellId, at: u32, watcher: &mut impl Watcher) {
+        let closed = self.closed.entry(cell).or_insert(0);
+        if *closed >= at {
+            return;
+        }
+        *closed = at;
+        // Closing is rare, so the pages are searched rather than indexed by cell.
+        for page in 0..self.pages.len() {
+            let PageState { id, applied, .. } = self.pages[page];
+            let page = page as u32;
+            if id.cell == cell && applied <= at && self.by_page.get(&id) == Some(&page) {
+                self.by_page.remove(&id);
+                self.free_pages.push(page);
+                self.remove_where(watcher, |entity| entity.owner == page);
+            }
+        }
+        if self.closed.len() > CLOSED_SWEEP {
+            let now = self.tick;
+            self.closed.retain(|_, closed| now.saturating_sub(*closed) < CLOSED_MEMORY_TICKS);
+        }
+    }
+
+    fn open(&mut self, id: PageId) -> Result<u32, DecodeError> {
+        let state = PageState { id, applied: 0, slots: [EntityId::NONE; PAGE_SLOTS] };
+        let page = match self.free_pages.pop() {
+            Some(page) => {
+                self.pages[page as usize] = state;
+                page
+            }
+            None if self.pages.len() == CLIENT_PAGES => {
+                return Err(DecodeError::LimitExceeded("open pages"));
+            }
+            None => {
+                self.pages.push(state);
+                self.pages.len() as u32 - 1
+            }
+        };
+        self.by_page.insert(id, page);
+        Ok(page)
+    }
+
+    fn remove_where(&mut self, watcher: &mut impl Watcher, mut gone: impl FnMut(&ReplicaEntity) -> bool) {
+        let mut index = 0;
+        while index < self.entities.len() {
+            if gone(&self.entities[index]) {
+                self.remove(index as u32, watcher);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    fn remove(&mut self, index: u32, watcher: &mut impl Watcher) {
+        let removed = self.entities.swap_remove(index as usize);
+        self.by_id.remove(&removed.record.id);
+        if let Some(moved) = self.entities.get(index as usize) {
+            self.by_id.insert(moved.record.id, index);
+        }
+        watcher.vanished(removed.record.id);
+    }
+}
