@@ -1,7 +1,33 @@
 //! The server as a library: the binary `shadowland` and the in-process demo start it from here.
 //!
+//! ```text
+//!  network ──▶ worker: udp ─▶ Endpoint::route ─▶ Connection::handle ─▶ session::Inbound ─▶ queue ─▶ world thread
+//!                                                                                                  World::tick
+//!  network ◀── worker: udp ◀─ PacketBuilder ◀─ Viewer::snapshot ◀──────────── frames, latest wins ◀── publish
+//! ```
+//!
 //! | module | holds |
 //! |---|---|
+//! | [`cli`] | the command line |
 //! | [`config`] | raw text to a validated configuration |
+//! | [`identity`] | the server's static key pair |
+//! | [`server`] | a running server: binds, starts the threads, stops them |
+//! | `worker` | the I/O thread: sockets, sessions, sending |
+//! | `session` | what a worker hangs on a session, and what comes in from it |
+//! | `world_thread` | the thread that simulates |
+//! | `queue` | what passes between the threads |
+//! | `schedule` | when ticks start and how long they last |
+//! | `control` | flags that all threads look at |
+//! | [`stats`] | what a running server tells about itself |
 
+pub mod cli;
 pub mod config;
+mod control;
+pub mod identity;
+mod queue;
+mod schedule;
+pub mod server;
+mod session;
+pub mod stats;
+mod worker;
+mod world_thread;

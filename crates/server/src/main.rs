@@ -1,2 +1,30 @@
-//! The `shadowland` server.
-fn main() {}
+//! The binary `shadowland`: reads the command line and does what it says.
+//!
+//! Exit codes: 0 it was done; 1 it failed on the way; 2 it did not start, because of the command line, the
+//! configuration, the key file or the port.
+
+mod commands;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use shadowland_server::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => commands::serve(&cli.config),
+        Command::Config => commands::config(&cli.config),
+        Command::Bots(args) => commands::bots(&args),
+        Command::Demo(args) => commands::demo(&cli.config, &args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Standard error may be closed; there is nobody else to tell.
+            let _ = writeln!(std::io::stderr().lock(), "shadowland: {:#}", failure.error);
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}

@@ -52,11 +52,11 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "[session]\nidle_timeout_s = nan",
-            "shadowland.toml:2: `session.idle_timeout_s` is NaN; allowed: a number from 1 to 600",
+            "shadowland.toml:2: `session.idle_timeout_s` is NaN; allowed: a number from 6 to 600",
         ),
         (
             "[session]\nidle_timeout_s = true",
-            "shadowland.toml:2: `session.idle_timeout_s` is true; allowed: a number from 1 to 600",
+            "shadowland.toml:2: `session.idle_timeout_s` is true; allowed: a number from 6 to 600",
         ),
         (
             "[server]\ndata_dir = \"\"",
@@ -86,9 +86,14 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
              network.recv_buffer_bytes, network.send_buffer_bytes",
         ),
         (
-            "[world]\nnpcs = 20000",
-            "shadowland.toml:2: `world.entity_capacity` is 16384; allowed: at least session.max_players + world.npcs, \
-             which is 30000",
+            "[world]\nnpcs = 30000",
+            "shadowland.toml:2: `world.entity_capacity` is 32768; allowed: at least session.max_players + world.npcs, \
+             which is 40000",
+        ),
+        (
+            "[world]\nmap_size_m = 100000\ninterest_distance_m = 20",
+            "shadowland.toml:3: `world.interest_distance_m` is 20.0; allowed: long enough that the map has below \
+             2^26 cells (world.map_size_m is 100000)",
         ),
         (
             "[world]\nnpcs = 70000\n[network]\nworkers = 0",
@@ -181,4 +186,9 @@ fn every_default_is_allowed_and_sections_stand_together() {
     }
     // Written out, every default passes its own check.
     Effective::from_layers(&[Layer::from_toml("defaults.toml", &printed).unwrap()]).unwrap();
+}
+
+#[test]
+fn the_world_starts_with_its_own_defaults() {
+    assert_eq!(Config::default().world, shadowland_world::WorldConfig::default());
 }

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shadowland_world::WorldConfig;
 use thiserror::Error;
 
 pub use layer::{Layer, Place};
@@ -35,7 +36,7 @@ pub struct Config {
     /// Players and their connections.
     pub session: SessionConfig,
     /// The map and what is on it.
-    pub world: WorldSettings,
+    pub world: WorldConfig,
 }
 
 /// Sockets and threads.
@@ -58,27 +59,10 @@ pub struct SessionConfig {
     pub max_players: usize,
     /// Silence after which a player counts as gone.
     pub idle_timeout: Duration,
-    /// Silence after which the server pings.
-    pub ping_interval: Duration,
     /// Packets a second to every player, a divisor of [`TICK_HZ`].
     pub send_hz: u32,
-}
-
-/// The map and what is on it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorldSettings {
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Side of the square map.
-    pub map_size_cm: f64,
-    /// How far players see.
-    pub interest_distance_cm: f64,
-    /// Step of the lattice of sent positions.
-    pub lattice_step_cm: f64,
-    /// Entities that memory is set aside for.
-    pub entity_capacity: usize,
-    /// Wandering creatures.
-    pub npcs: usize,
+    /// Bytes of blocks in each snapshot, at most.
+    pub budget_bytes: usize,
 }
 
 /// What is wrong with the configuration; every message is one line.
@@ -155,7 +139,7 @@ impl Effective {
             values[index] = (setting, value, Some(place.clone()));
         }
         let effective = Self { values };
-        effective.check_capacity()?;
+        effective.check_together()?;
         Ok(effective)
     }
 
@@ -174,18 +158,28 @@ impl Effective {
             session: SessionConfig {
                 max_players: self.whole("session.max_players"),
                 idle_timeout: Duration::from_secs_f64(self.number("session.idle_timeout_s")),
-                ping_interval: Duration::from_secs_f64(self.number("session.ping_interval_s")),
                 send_hz: self.whole("session.send_hz") as u32,
+                budget_bytes: self.whole("session.budget_bytes"),
             },
-            world: WorldSettings {
-                seed: self.whole("world.seed") as u64,
-                map_size_cm: self.number("world.map_size_m") * 100.0,
-                interest_distance_cm: self.number("world.interest_distance_m") * 100.0,
-                lattice_step_cm: self.number("world.lattice_step_cm"),
-                entity_capacity: self.whole("world.entity_capacity"),
-                npcs: self.whole("world.npcs"),
-            },
+            world: self.world(),
         }
+    }
+
+    fn world(&self) -> WorldConfig {
+        let mut world = WorldConfig {
+            seed: self.whole("world.seed") as u64,
+            tick_hz: TICK_HZ,
+            lattice_step_cm: self.number("world.lattice_step_cm"),
+            entity_capacity: self.whole("world.entity_capacity"),
+            player_capacity: self.whole("session.max_players"),
+            npcs: self.whole("world.npcs"),
+            ..WorldConfig::default()
+        };
+        world.map.size_cm = self.number("world.map_size_m") * 100.0;
+        for layer in &mut world.layers {
+            layer.distance_cm = self.number("world.interest_distance_m") * 100.0;
+        }
+        world
     }
 
     /// A configuration file that says the same, with what each setting means and where its value comes from.
@@ -209,23 +203,36 @@ impl Effective {
         text
     }
 
-    fn check_capacity(&self) -> Result<(), ConfigError> {
+    /// What single values cannot show.
+    fn check_together(&self) -> Result<(), ConfigError> {
         let capacity: usize = self.whole("world.entity_capacity");
         let needed = self.whole("session.max_players") + self.whole("world.npcs");
-        if capacity >= needed {
-            return Ok(());
+        if capacity < needed {
+            let allowed = format!("at least session.max_players + world.npcs, which is {needed}");
+            return Err(self.not_together(
+                "world.entity_capacity",
+                &["session.max_players", "world.npcs"],
+                allowed,
+            ));
         }
-        // One of the three was set, or the defaults would not fit together.
-        let place = ["world.entity_capacity", "session.max_players", "world.npcs"]
-            .iter()
-            .find_map(|key| self.entry(key).2.clone())
-            .expect("the defaults fit together");
-        Err(ConfigError::BadValue {
-            place,
-            key: "world.entity_capacity",
-            value: capacity.to_string(),
-            allowed: format!("at least session.max_players + world.npcs, which is {needed}"),
+        self.world().check().map_err(|problem| {
+            let allowed =
+                format!("{} (world.map_size_m is {})", problem.allowed, self.number("world.map_size_m"));
+            self.not_together("world.interest_distance_m", &["world.map_size_m"], allowed)
         })
+    }
+
+    /// The value of `key` does not go with those of `others`.
+    fn not_together(&self, key: &str, others: &[&str], allowed: String) -> ConfigError {
+        let (setting, value, place) = self.entry(key);
+        let mut places = others.iter().map(|other| &self.entry(other).2);
+        let place = place.as_ref().or_else(|| places.find_map(Option::as_ref));
+        ConfigError::BadValue {
+            place: place.expect("one of them was set: the defaults go together").clone(),
+            key: setting.key,
+            value: value.to_string(),
+            allowed,
+        }
     }
 
     fn entry(&self, key: &str) -> &(&'static Setting, Value, Option<Place>) {

@@ -105,21 +105,21 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "session.idle_timeout_s",
-        meaning: "Seconds without a packet after which a player counts as gone.",
-        kind: Kind::Number { min: 1.0, max: 600.0 },
+        meaning: "Seconds without a packet after which a player counts as gone; both sides ping after 5.",
+        kind: Kind::Number { min: 6.0, max: 600.0 },
         default: || Value::Number(15.0),
-    },
-    Setting {
-        key: "session.ping_interval_s",
-        meaning: "Seconds of silence after which the server asks whether a player is still there.",
-        kind: Kind::Number { min: 0.1, max: 300.0 },
-        default: || Value::Number(5.0),
     },
     Setting {
         key: "session.send_hz",
         meaning: "Packets a second to every player; the world itself always runs at 60 ticks a second.",
         kind: Kind::OneOf(&[60, 30, 20, 15, 12, 10]),
         default: || Value::Whole(60),
+    },
+    Setting {
+        key: "session.budget_bytes",
+        meaning: "Bytes about others that a player is sent at a time, at most; what does not fit waits its turn.",
+        kind: Kind::Whole { min: 256, max: 65_536 },
+        default: || Value::Whole(1_150),
     },
     Setting {
         key: "world.seed",
@@ -131,13 +131,13 @@ pub const SETTINGS: &[Setting] = &[
         key: "world.map_size_m",
         meaning: "Side of the square map in metres.",
         kind: Kind::Number { min: 10.0, max: 100_000.0 },
-        default: || Value::Number(2_500.0),
+        default: || Value::Number(8_000.0),
     },
     Setting {
         key: "world.interest_distance_m",
         meaning: "How far players see, in metres.",
         kind: Kind::Number { min: 5.0, max: 5_000.0 },
-        default: || Value::Number(100.0),
+        default: || Value::Number(1_000.0),
     },
     Setting {
         key: "world.lattice_step_cm",
@@ -148,8 +148,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "world.entity_capacity",
         meaning: "Entities that memory is set aside for; at least session.max_players + world.npcs.",
-        kind: Kind::Whole { min: 1, max: 65_536 },
-        default: || Value::Whole(16_384),
+        kind: Kind::Whole { min: 1, max: 1_000_000 },
+        default: || Value::Whole(32_768),
     },
     Setting {
         key: "world.npcs",

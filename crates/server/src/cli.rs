@@ -1,0 +1,181 @@
+//! The command line.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{ConfigError, DEFAULT_FILE, Effective, Layer};
+use crate::identity::PublicKey;
+
+/// The Tales of Shadowland server. Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(name = "shadowland", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `shadowland` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server until it is told to stop (the default).
+    Serve,
+    /// Print the effective configuration as a file.
+    Config,
+    /// Send simulated players to a running server.
+    Bots(BotsArgs),
+    /// Run a server and simulated players in one process and report how it went.
+    Demo(DemoArgs),
+}
+
+/// Where the configuration comes from. The file is overridden by variables named after the settings, such as
+/// SHADOWLAND_NETWORK_WORKERS, and those by these arguments.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConfigArgs {
+    /// Configuration file; without it `shadowland.toml` is read if there is one.
+    #[arg(long, global = true, value_name = "PATH", env = "SHADOWLAND_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address and UDP port to listen on (network.listen).
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// I/O threads (network.workers).
+    #[arg(long, global = true, value_name = "N")]
+    pub workers: Option<String>,
+    /// Players at the same time (session.max_players).
+    #[arg(long, global = true, value_name = "N")]
+    pub max_players: Option<String>,
+    /// Directory of what the server keeps (server.data_dir).
+    #[arg(long, global = true, value_name = "PATH")]
+    pub data_dir: Option<String>,
+    /// What is logged (server.log).
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Any other setting, such as --set world.npcs=500.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = parse_assignment)]
+    pub set: Vec<(String, String)>,
+}
+
+/// Arguments of `shadowland bots`.
+#[derive(Debug, Clone, Args)]
+pub struct BotsArgs {
+    /// The server's address, such as 127.0.0.1:3565 or game.example.org:3565.
+    #[arg(long, value_name = "ADDR", value_parser = parse_server)]
+    pub server: SocketAddr,
+    /// The server's public key, as the server prints it.
+    #[arg(long, value_name = "KEY")]
+    pub server_key: PublicKey,
+    /// How many players.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// For how many seconds.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
+    /// Print the report as one line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `shadowland demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// How many players.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub players: u32,
+    /// For how many seconds.
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
+    /// Print the report as one line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ConfigArgs {
+    /// Reads file, variables and arguments, in this order, and checks them.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn load(&self) -> Result<Effective, ConfigError> {
+        let file = match &self.config {
+            Some(path) => Layer::from_file(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => Layer::from_file(Path::new(DEFAULT_FILE))?,
+            None => Layer::default(),
+        };
+        // A variable that is not Unicode cannot be one of ours: all values are.
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Effective::from_layers(&[file, Layer::from_variables(variables), self.layer()])
+    }
+
+    fn layer(&self) -> Layer {
+        let mut layer = Layer::default();
+        for (argument, key, value) in [
+            ("--listen", "network.listen", &self.listen),
+            ("--workers", "network.workers", &self.workers),
+            ("--max-players", "session.max_players", &self.max_players),
+            ("--data-dir", "server.data_dir", &self.data_dir),
+            ("--log", "server.log", &self.log),
+        ] {
+            if let Some(value) = value {
+                layer.push_argument(argument, key, value);
+            }
+        }
+        for (key, value) in &self.set {
+            layer.push_argument("--set", key, value);
+        }
+        layer
+    }
+}
+
+fn parse_assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is needed, such as world.npcs=500")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn parse_server(text: &str) -> Result<SocketAddr, String> {
+    let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    addresses.next().ok_or_else(|| "the name has no address".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_serves_and_arguments_may_stand_on_both_sides() {
+        let cli = Cli::try_parse_from(["shadowland"]).unwrap();
+        assert!(cli.command.is_none());
+        let cli =
+            Cli::try_parse_from(["shadowland", "--workers", "2", "serve", "--set", "world.npcs=3"]).unwrap();
+        let config = Effective::from_layers(&[cli.config.layer()]).unwrap().config();
+        assert_eq!((config.network.workers, config.world.npcs), (2, 3));
+    }
+
+    #[test]
+    fn bots_need_a_server_and_its_key() {
+        let key = "ab".repeat(32);
+        let line = ["shadowland", "bots", "--server", "127.0.0.1:3565", "--server-key", &key, "--count", "7"];
+        let Some(Command::Bots(args)) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("not bots")
+        };
+        assert_eq!((args.server, args.count), ("127.0.0.1:3565".parse().unwrap(), 7));
+        assert_eq!(args.server_key.to_string(), key);
+
+        for bad in
+            [&line[..2], &line[..4], &["shadowland", "bots", "--server", "nowhere", "--server-key", &key]]
+        {
+            assert!(Cli::try_parse_from(bad).is_err(), "{bad:?}");
+        }
+        assert!(Cli::try_parse_from([&line[..5], &["abc"]].concat()).is_err());
+    }
+}

@@ -1,0 +1,110 @@
+//! What each command does.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::mpsc;
+
+use anyhow::{Context, anyhow};
+use rand::SeedableRng;
+use rand::rngs::{StdRng, SysRng};
+use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs};
+use shadowland_server::config::Config;
+use shadowland_server::identity::{self, PublicKey};
+use shadowland_server::server::Server;
+
+/// Why a command did not do what it should.
+pub(crate) struct Failure {
+    pub(crate) error: anyhow::Error,
+    pub(crate) exit_code: u8,
+}
+
+/// Something went wrong on the way.
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), exit_code: 1 }
+    }
+}
+
+/// What the user has to set right before it can start.
+fn not_started(error: impl Into<anyhow::Error>) -> Failure {
+    Failure { error: error.into(), exit_code: 2 }
+}
+
+/// Prints the effective configuration.
+pub(crate) fn config(args: &ConfigArgs) -> Result<(), Failure> {
+    let effective = args.load().map_err(not_started)?;
+    stdout().lock().write_all(effective.to_toml().as_bytes())?;
+    Ok(())
+}
+
+/// Serves until SIGINT or SIGTERM; a second one ends the process at once.
+pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
+    let config = args.load().map_err(not_started)?.config();
+    start_logging(&config);
+    let (stop, stopped) = mpsc::channel();
+    let mut asked = false;
+    ctrlc::set_handler(move || {
+        if asked {
+            std::process::exit(130);
+        }
+        asked = true;
+        // The receiver is gone only when the process is about to end anyway.
+        let _ = stop.send(());
+    })
+    .context("cannot listen for signals")?;
+
+    let mut rng = StdRng::try_from_rng(&mut SysRng).context("no randomness from the system")?;
+    let identity = identity::load_or_create(&config.data_dir, &mut rng).map_err(not_started)?;
+    let server = Server::start(config, identity).map_err(not_started)?;
+    announce(&server)?;
+
+    // An error means that the handler is gone, and then nobody could stop us.
+    let _ = stopped.recv();
+    tracing::info!(players = server.stats().players(), "stopping");
+    server.shutdown();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Sends simulated players to a running server.
+pub(crate) fn bots(_args: &BotsArgs) -> Result<(), Failure> {
+    Err(anyhow!("this build has no bots").into())
+}
+
+/// Runs server and simulated players in one process.
+pub(crate) fn demo(_config: &ConfigArgs, _args: &DemoArgs) -> Result<(), Failure> {
+    Err(anyhow!("this build has no bots").into())
+}
+
+/// To standard error, so that standard output holds only what was asked for.
+fn start_logging(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(&config.log_filter);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal());
+    subscriber.with_writer(stderr).init();
+}
+
+/// Tells what a player needs: an address and the key.
+fn announce(server: &Server) -> std::io::Result<()> {
+    let address = reachable(server.local_addr());
+    let key = PublicKey(server.public_key());
+    let mut out = stdout().lock();
+    writeln!(out, "address     {address}")?;
+    writeln!(out, "server key  {key}")?;
+    writeln!(out, "try         shadowland bots --server {address} --server-key {key}")?;
+    out.flush()
+}
+
+/// An address that others can connect to: if the server listens on all of them, the one that this machine
+/// has towards the outside, or the loopback address if it has none.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    let outside = || {
+        // Connecting a UDP socket sends nothing; it only looks up the route. 192.0.2.1 is kept for documentation.
+        let socket = UdpSocket::bind((IpAddr::from([0, 0, 0, 0]), 0)).ok()?;
+        socket.connect((IpAddr::from([192, 0, 2, 1]), 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    SocketAddr::new(outside().unwrap_or(IpAddr::from([127, 0, 0, 1])), listen.port())
+}

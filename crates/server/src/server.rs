@@ -1,0 +1,292 @@
+//! A running server: its threads, and the handle by which others watch and stop it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use mio::{Interest, Poll, Waker};
+use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, SeedableRng};
+use shadowland_proto::{Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters};
+use shadowland_udp::{Options, UdpSocket};
+use shadowland_world::Frame;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::config::{Config, TICK_HZ};
+use crate::control::{Alive, Control};
+use crate::queue::{FrameSlot, FrameTaps, queues};
+use crate::schedule::Clock;
+use crate::stats::{ServerStats, Shared, TickStats, WorkerStats};
+use crate::worker::{self, Worker};
+use crate::world_thread::{WorkerLink, WorldThread};
+
+pub use crate::queue::Published;
+
+/// A subscription to the frames of a server.
+pub type FrameTap = crate::queue::FrameTap<Frame>;
+
+/// Why a server did not start; every message is one line.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {source}; allowed: an address of this machine and a UDP port that no other \
+         program uses (network.listen, --listen)"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system lacks something else.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What failed.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A running server. Dropping it stops it as [`shutdown`](Server::shutdown) does.
+#[derive(Debug)]
+pub struct Server {
+    local_addr: SocketAddr,
+    public_key: [u8; 32],
+    control: Arc<Control>,
+    wakers: Vec<Arc<Waker>>,
+    worker_stats: Vec<Arc<Shared<WorkerStats>>>,
+    tick_stats: Arc<Shared<TickStats>>,
+    taps: Arc<FrameTaps<Frame>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds the sockets and starts all threads. Clients can connect when it returns.
+    ///
+    /// # Errors
+    /// If an address or something else that it needs of the system is not to be had.
+    pub fn start(config: Config, identity: Identity) -> Result<Self, StartError> {
+        let mut rng = StdRng::try_from_rng(&mut SysRng)
+            .map_err(|error| system("get randomness", io::Error::other(error)))?;
+        let mut cookie_master = Zeroizing::new([0; 32]);
+        rng.fill_bytes(&mut *cookie_master);
+        let sockets = bind(&config)?;
+        let local_addr = sockets[0].local_addr().map_err(|error| system("tell the bound address", error))?;
+
+        let clock = Clock::start();
+        let mut server = Self {
+            local_addr,
+            public_key: identity.public_key(),
+            control: Arc::default(),
+            wakers: Vec::new(),
+            worker_stats: Vec::new(),
+            tick_stats: Arc::new(Shared::new(TickStats::new())),
+            taps: Arc::new(FrameTaps::new()),
+            threads: Vec::new(),
+        };
+        let mut links = Vec::new();
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let endpoint =
+                Endpoint::new(endpoint_config(&config, index), identity.clone(), &cookie_master, &mut rng);
+            links.push(server.start_worker(&config, index, socket, endpoint, clock)?);
+        }
+        let world = WorldThread::new(
+            config.world,
+            links,
+            Arc::clone(&server.taps),
+            clock,
+            Arc::clone(&server.tick_stats),
+            Arc::clone(&server.control),
+        );
+        server.spawn("world".to_owned(), move || world.run())?;
+        tracing::info!(address = %server.local_addr, workers = server.wakers.len(), "serving");
+        Ok(server)
+    }
+
+    /// The address that the server listens on, with the real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The public key that clients must know.
+    #[must_use]
+    pub fn public_key(&self) -> [u8; 32] {
+        self.public_key
+    }
+
+    /// A copy of all counters, at most a tick old.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        ServerStats {
+            workers: self.worker_stats.iter().map(|stats| *stats.lock()).collect(),
+            ticks: self.tick_stats.lock().clone(),
+        }
+    }
+
+    /// Subscribes to every frame that is published from now on. Up to `capacity` frames wait for the
+    /// subscriber; those that find no room are missing and counted.
+    #[must_use]
+    pub fn frame_tap(&self, capacity: usize) -> FrameTap {
+        self.taps.subscribe(capacity)
+    }
+
+    /// Stops or starts everything in the world that moves by itself, from the next tick on.
+    pub fn pause_creatures(&self, paused: bool) {
+        self.control.pause_creatures(paused);
+    }
+
+    /// Whether a thread has panicked; the others then end by themselves.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.control.has_failed()
+    }
+
+    /// Tells all players that the server stops, and returns when its threads have ended. Returns the final
+    /// counters.
+    pub fn shutdown(mut self) -> ServerStats {
+        self.stop();
+        self.stats()
+    }
+
+    fn start_worker(
+        &mut self,
+        config: &Config,
+        index: usize,
+        mut socket: UdpSocket,
+        endpoint: Endpoint<crate::session::Player>,
+        clock: Clock,
+    ) -> Result<WorkerLink, StartError> {
+        let mut prepare = || {
+            let poll = Poll::new()?;
+            poll.registry().register(&mut socket, worker::SOCKET, Interest::READABLE)?;
+            let waker = Arc::new(Waker::new(poll.registry(), worker::WAKER)?);
+            Ok((poll, waker))
+        };
+        let (poll, waker) = prepare().map_err(|error| system("wait for datagrams", error))?;
+        let (worker_queues, world_queues) = queues(config.session.max_players);
+        let frames = Arc::new(FrameSlot::new());
+        let stats = Arc::new(Shared::new(WorkerStats::default()));
+        let parts = worker::Parts {
+            poll,
+            socket,
+            endpoint,
+            queues: worker_queues,
+            frames: Arc::clone(&frames),
+            clock,
+            control: Arc::clone(&self.control),
+            stats: Arc::clone(&stats),
+        };
+        let worker = Worker::new(config, parts);
+        self.wakers.push(Arc::clone(&waker));
+        self.worker_stats.push(stats);
+        self.spawn(format!("io-{index}"), move || worker.run())?;
+        Ok(WorkerLink { queues: world_queues, frames, waker })
+    }
+
+    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+        let control = Arc::clone(&self.control);
+        let run = move || {
+            let _alive = Alive(&control);
+            run();
+        };
+        let thread = thread::Builder::new().name(name).spawn(run);
+        self.threads.push(thread.map_err(|error| system("start a thread", error))?);
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.control.stop();
+        for waker in &self.wakers {
+            // A worker that cannot be woken looks up by itself after a while.
+            let _ = waker.wake();
+        }
+        for thread in self.threads.drain(..) {
+            // Its panic was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// One socket per worker; fewer where the system cannot share an address.
+fn bind(config: &Config) -> Result<Vec<UdpSocket>, StartError> {
+    let network = &config.network;
+    let options = |reuse_port| Options {
+        reuse_port,
+        recv_buffer_bytes: Some(network.recv_buffer_bytes),
+        send_buffer_bytes: Some(network.send_buffer_bytes),
+    };
+    let failed = |source| StartError::Bind { address: network.listen, source };
+
+    // Alone first, also when the address will be shared: another server that shares it would not be noticed,
+    // and get half of our players.
+    let alone = UdpSocket::bind(network.listen, &options(false)).map_err(failed)?;
+    tell_buffers(&alone, &options(false));
+    if network.workers == 1 {
+        return Ok(vec![alone]);
+    }
+    let address = alone.local_addr().map_err(failed)?;
+    drop(alone);
+    let shared: io::Result<Vec<_>> =
+        (0..network.workers).map(|_| UdpSocket::bind(address, &options(true))).collect();
+    match shared {
+        Ok(sockets) => {
+            if let Err(error) = sockets[0].steer_by_connection_id() {
+                tracing::warn!(%error, "the system does not steer datagrams to their worker; it spreads them by \
+                     address, so that players whose address changes are lost");
+            }
+            Ok(sockets)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "workers cannot share an address here: going on with one");
+            Ok(vec![UdpSocket::bind(address, &options(false)).map_err(failed)?])
+        }
+    }
+}
+
+/// Warns when the kernel grants less than was asked for.
+fn tell_buffers(socket: &UdpSocket, asked: &Options) {
+    for (name, asked, granted) in [
+        ("network.recv_buffer_bytes", asked.recv_buffer_bytes, socket.granted_recv_buffer_bytes()),
+        ("network.send_buffer_bytes", asked.send_buffer_bytes, socket.granted_send_buffer_bytes()),
+    ] {
+        if let (Some(asked), Ok(granted)) = (asked, granted)
+            && granted < asked
+        {
+            tracing::warn!(
+                asked,
+                granted,
+                "the kernel grants less than {name}; raise net.core.rmem_max and net.core.wmem_max, or datagrams \
+                 are lost in bursts"
+            );
+        }
+    }
+}
+
+fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
+    EndpointConfig {
+        worker: u8::try_from(worker).expect("there are at most 64 workers"),
+        // Some more than play: half-open sessions, and those that say goodbye.
+        max_sessions: (config.session.max_players + 1_024).min(SESSIONS_MAX),
+        parameters: SessionParameters {
+            tick_rate_hz: TICK_HZ as u16,
+            idle_timeout_ms: u32::try_from(config.session.idle_timeout.as_millis()).unwrap_or(u32::MAX),
+            ..SessionParameters::default()
+        },
+        ..EndpointConfig::default()
+    }
+}
+
+fn system(what: &'static str, source: io::Error) -> StartError {
+    StartError::System { what, source }
+}

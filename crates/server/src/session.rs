@@ -1,0 +1,192 @@
+//! What a worker hangs on a session: how far its player is on the way into the world, and what comes in from it.
+
+use shadowland_proto::{Receiver, Slot};
+use shadowland_wire::message::ClientType;
+use shadowland_wire::message::client::{InputMessage, ResetPage};
+use shadowland_world::{PlayerHandle, Tick, Viewer};
+
+use crate::queue::{ToWorld, WorkerQueues};
+use crate::stats::WorkerStats;
+
+/// Inputs that a session hands to the world in one tick at most: as many as the world keeps of a player.
+/// A client that sends more only wastes its own.
+const INPUTS_PER_TICK: u32 = 16;
+
+/// A session's way into the world.
+#[derive(Debug, Default)]
+pub(crate) struct Player {
+    pub(crate) stage: Stage,
+    /// Whether the worker has it on its list: the client has confirmed the keys.
+    pub(crate) listed: bool,
+    /// From this tick on the player is due for the next snapshot.
+    pub(crate) next_turn: Tick,
+    /// Number of the newest input that was handed to the world.
+    newest_input: u32,
+    /// Inputs handed over since `counted_at`.
+    inputs: u32,
+    counted_at: Tick,
+}
+
+/// How far a player is.
+#[derive(Debug, Default)]
+pub(crate) enum Stage {
+    /// The keys are not confirmed, or the queue to the world was full: asks when it can.
+    #[default]
+    Outside,
+    /// The world was asked.
+    Asked,
+    /// In every frame from tick `from` on. Boxed: a viewer is large, and most places of a table are empty.
+    Playing { viewer: Box<Viewer>, from: Tick },
+}
+
+impl Player {
+    pub(crate) fn handle(&self) -> Option<PlayerHandle> {
+        match &self.stage {
+            Stage::Playing { viewer, .. } => Some(viewer.player()),
+            _ => None,
+        }
+    }
+
+    /// Asks the world for a place, if that was not done yet.
+    pub(crate) fn ask(&mut self, session: Slot, queues: &mut WorkerQueues) {
+        if matches!(self.stage, Stage::Outside) && queues.push_control(ToWorld::Join { session }) {
+            self.stage = Stage::Asked;
+        }
+    }
+}
+
+/// Takes a session's packet apart while the connection opens it.
+pub(crate) struct Inbound<'a> {
+    pub(crate) player: &'a mut Player,
+    pub(crate) queues: &'a mut WorkerQueues,
+    pub(crate) stats: &'a mut WorkerStats,
+    /// The worker's latest tick, by which inputs are bounded.
+    pub(crate) tick: Tick,
+}
+
+impl Receiver for Inbound<'_> {
+    fn message(&mut self, kind: u8, body: &[u8]) {
+        let read = match ClientType::from_byte(kind) {
+            Some(ClientType::Input) => {
+                InputMessage::decode(body).map(|message| self.inputs(&message)).is_ok()
+            }
+            Some(ClientType::ResetPage) => {
+                ResetPage::decode(body).map(|reset| self.reset_page(reset)).is_ok()
+            }
+            None => false,
+        };
+        if !read {
+            self.stats.bad_messages += 1;
+        }
+    }
+
+    fn acked(&mut self, sequence: u64) {
+        if let Stage::Playing { viewer, .. } = &mut self.player.stage {
+            viewer.acked(sequence);
+        }
+    }
+}
+
+impl Inbound<'_> {
+    fn inputs(&mut self, message: &InputMessage) {
+        let Some(handle) = self.player.handle() else { return };
+        if self.player.counted_at != self.tick {
+            (self.player.counted_at, self.player.inputs) = (self.tick, 0);
+        }
+        for (number, input) in message.iter() {
+            if number <= self.player.newest_input {
+                continue;
+            }
+            // What is not taken now comes again with the next message.
+            if self.player.inputs == INPUTS_PER_TICK || !self.queues.push_input(handle, number, input) {
+                self.stats.inputs_dropped += 1;
+                return;
+            }
+            self.player.inputs += 1;
+            self.player.newest_input = number;
+        }
+    }
+
+    fn reset_page(&mut self, reset: ResetPage) {
+        if let Stage::Playing { viewer, .. } = &mut self.player.stage {
+            viewer.reset_page(reset.page);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{WorldQueues, queues};
+    use shadowland_wire::codec::Writer;
+    use shadowland_wire::entity::EntityId;
+    use shadowland_wire::message::client::Input;
+
+    fn playing() -> Player {
+        let player = PlayerHandle { slot: 3, entity: EntityId::from_bits(1) };
+        let stage = Stage::Playing { viewer: Box::new(Viewer::new(player)), from: 1 };
+        Player { stage, ..Player::default() }
+    }
+
+    fn send(
+        player: &mut Player,
+        queues: &mut WorkerQueues,
+        stats: &mut WorkerStats,
+        tick: Tick,
+        newest: u32,
+    ) {
+        let mut body = [0; 64];
+        let mut writer = Writer::new(&mut body);
+        let count = newest.min(8) as usize;
+        InputMessage::new(newest, &[Input::default(); 8][..count]).encode(&mut writer).unwrap();
+        let len = writer.written().len();
+        Inbound { player, queues, stats, tick }.message(ClientType::Input as u8, &body[..len]);
+    }
+
+    fn numbers(world: &mut WorldQueues) -> Vec<u32> {
+        std::iter::from_fn(|| world.from_worker.pop().ok())
+            .map(|message| match message {
+                ToWorld::Input { number, .. } => number,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_input_goes_to_the_world_once_and_in_order() {
+        let (mut worker, mut world) = queues(10);
+        let (mut player, mut stats) = (playing(), WorkerStats::default());
+        for (tick, newest) in [(1, 1), (1, 1), (2, 3), (2, 2), (3, 5)] {
+            send(&mut player, &mut worker, &mut stats, tick, newest);
+        }
+        assert_eq!(numbers(&mut world), [1, 2, 3, 4, 5]);
+        assert_eq!((stats.inputs_dropped, stats.bad_messages), (0, 0));
+    }
+
+    #[test]
+    fn a_flood_of_inputs_is_bounded_per_tick() {
+        let (mut worker, mut world) = queues(10);
+        let (mut player, mut stats) = (playing(), WorkerStats::default());
+        for newest in 1..=1000 {
+            send(&mut player, &mut worker, &mut stats, 7, newest);
+        }
+        assert_eq!(numbers(&mut world), (1..=INPUTS_PER_TICK).collect::<Vec<_>>());
+        // In the next tick it goes on with what comes then.
+        send(&mut player, &mut worker, &mut stats, 8, 1000);
+        assert_eq!(numbers(&mut world), (993..=1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn who_is_not_in_the_world_moves_nothing_and_junk_is_counted() {
+        let (mut worker, mut world) = queues(10);
+        let (mut player, mut stats) = (Player::default(), WorkerStats::default());
+        send(&mut player, &mut worker, &mut stats, 1, 1);
+        assert_eq!(numbers(&mut world), [0; 0]);
+        let mut inbound = Inbound { player: &mut player, queues: &mut worker, stats: &mut stats, tick: 1 };
+        inbound.message(ClientType::Input as u8, &[1, 2, 3]);
+        inbound.message(ClientType::ResetPage as u8, &[]);
+        inbound.message(0x7f, &[]);
+        inbound.acked(5);
+        assert_eq!(stats.bad_messages, 3);
+    }
+}
