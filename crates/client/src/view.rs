@@ -1,0 +1,497 @@
+//! What a game shows: everybody in sight, moving smoothly between the snapshots that arrived.
+//!
+//! Snapshots arrive late, unevenly, and for distant entities only every third tick. So the view plays back a
+//! little in the past: it estimates the server's clock from the snapshots' arrivals, holds back by as much as
+//! they are late at times, and shows each entity between the two samples around the moment of playback. Where
+//! the newer one has not arrived yet, the entity goes on at its velocity for a short while.
+//!
+//! ```text
+//! ticks    ... 100   101   102   103   104   105   106   107        the newest that arrived
+//! samples       x                 x                 x
+//!                            ^ playback = server's tick now - delay
+//! ```
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use shadowland_proto::Time;
+use shadowland_wire::block::EntityRecord;
+use shadowland_wire::entity::{EntityId, EntityState, EntityType};
+use shadowland_wire::lattice::{Lattice, LatticePosition};
+use shadowland_wire::message::server::{OwnerRecord, Welcome};
+use shadowland_wire::quantize::{ANGLE_BITS, Vitals};
+
+use crate::replica::{Replica, Watcher};
+
+/// Samples that are kept of an entity: the longest delay at 60 Hz needs fewer, for samples that the playback
+/// has passed are of no use.
+const SAMPLES: usize = 8;
+/// How far an entity is shown ahead of its newest sample, in ticks (a quarter of a second at 60 Hz).
+const EXTRAPOLATION_TICKS: f64 = 15.0;
+/// A gap of more ticks between two samples means that the entity stood still in between: the server sends
+/// what moves at least every third tick, and that three are lost in a row is rare.
+const STILL_TICKS: u32 = 12;
+/// The ticks in which an entity then gets from the old sample to the new one.
+const START_TICKS: u32 = 3;
+/// Farther off than what its speed explains by this much, in centimetres, an entity has not walked there.
+const TELEPORT_CM: f64 = 300.0;
+
+/// An entity as it is to be shown.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EntityView {
+    /// Which entity; the same for its whole life.
+    pub id: EntityId,
+    /// What it is.
+    pub kind: EntityType,
+    /// Whether it is the player's own.
+    pub is_own: bool,
+    /// Where it is, in centimetres: X forward, Y right, Z up.
+    pub position_cm: [f64; 3],
+    /// Where it looks, in degrees from 0 up to 360, growing from X towards Y.
+    pub yaw_degrees: f64,
+    /// How it moves, in cm/s.
+    pub velocity_cm_per_s: [f64; 3],
+    /// What its body does.
+    pub animation: u16,
+    /// Its state flags.
+    pub state: EntityState,
+    /// Health and mana.
+    pub vitals: Vitals,
+}
+
+/// The player's own entity, as exactly as the server tells it, and as new.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OwnPlayer {
+    /// The entity.
+    pub id: EntityId,
+    /// The tick that this shows.
+    pub tick: u32,
+    /// Number of the newest input that the server had simulated by then.
+    pub last_input: u32,
+    /// In centimetres.
+    pub position_cm: [f64; 3],
+    /// In degrees from 0 up to 360.
+    pub yaw_degrees: f64,
+    /// In cm/s.
+    pub velocity_cm_per_s: [f64; 3],
+    /// State flags.
+    pub state: EntityState,
+    /// Share of the greatest health, 0 to 1.
+    pub health: f64,
+    /// Share of the greatest mana, 0 to 1.
+    pub mana: f64,
+}
+
+/// What a game shows.
+#[derive(Debug, Default)]
+pub struct View {
+    world: Option<Knowledge>,
+    clock: Clock,
+    tracks: FxHashMap<EntityId, Track>,
+    own: Option<OwnPlayer>,
+    playback: f64,
+}
+
+/// What the welcome said.
+#[derive(Debug, Clone, Copy)]
+struct Knowledge {
+    entity: EntityId,
+    lattice: Lattice,
+    tick_hz: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Track {
+    record: EntityRecord,
+    /// Oldest first.
+    samples: [Sample; SAMPLES],
+    count: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sample {
+    tick: u32,
+    position: LatticePosition,
+    yaw: u16,
+}
+
+impl View {
+    /// Shows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The player is in the world.
+    pub fn welcomed(&mut self, welcome: &Welcome) {
+        self.world = Some(Knowledge {
+            entity: welcome.entity,
+            lattice: welcome.lattice(),
+            tick_hz: welcome.tick_hz.into(),
+        });
+    }
+
+    /// Notes what the replica knows of the player itself, and when its newest snapshot arrived. Everybody else
+    /// came by way of the [`Watcher`].
+    pub fn snapshot_arrived(&mut self, now: Time, replica: &Replica) {
+        let Some(world) = self.world else { return };
+        self.clock.snapshot_arrived(now, replica.tick(), world.tick_hz);
+        self.own = replica.owner().map(|owner| own_player(world, owner, replica));
+    }
+
+    /// Moves the playback on to where it belongs at `now`. Never backwards.
+    pub fn advance(&mut self, now: Time) {
+        if let Some(world) = self.world {
+            self.playback = self.clock.playback(now, world.tick_hz);
+        }
+    }
+
+    /// Everybody in sight, the player itself included, in no particular order. Nobody before the player is in
+    /// the world.
+    pub fn entities(&self) -> impl Iterator<Item = EntityView> + '_ {
+        self.world
+            .into_iter()
+            .flat_map(move |world| self.tracks.values().map(move |track| track.at(self.playback, world)))
+    }
+
+    /// One of those in sight.
+    #[must_use]
+    pub fn entity(&self, id: EntityId) -> Option<EntityView> {
+        let world = self.world?;
+        self.tracks.get(&id).map(|track| track.at(self.playback, world))
+    }
+
+    /// The player's own entity, once it was heard of.
+    #[must_use]
+    pub fn own(&self) -> Option<&OwnPlayer> {
+        self.own.as_ref()
+    }
+
+    /// The tick that is being shown, with its fraction.
+    #[must_use]
+    pub fn playback_tick(&self) -> f64 {
+        self.playback
+    }
+
+    /// How far the playback is behind the earliest moment at which a snapshot could be shown.
+    #[must_use]
+    pub fn delay(&self) -> Duration {
+        Duration::from_secs_f64(self.clock.delay_us.max(0.0) / 1e6)
+    }
+}
+
+impl Watcher for View {
+    fn appeared(&mut self, tick: u32, record: &EntityRecord) {
+        self.tracks.insert(record.id, Track::new(tick, record));
+    }
+
+    fn updated(&mut self, _since: u32, tick: u32, record: &EntityRecord) {
+        match self.tracks.get_mut(&record.id) {
+            Some(track) => track.push(tick, record),
+            None => self.appeared(tick, record),
+        }
+    }
+
+    fn vanished(&mut self, id: EntityId) {
+        self.tracks.remove(&id);
+    }
+}
+
+fn own_player(world: Knowledge, owner: &OwnerRecord, replica: &Replica) -> OwnPlayer {
+    OwnPlayer {
+        id: world.entity,
+        tick: replica.tick(),
+        last_input: replica.last_input(),
+        position_cm: owner.position_cm(world.lattice),
+        yaw_degrees: f64::from(owner.yaw) * 360.0 / 65_536.0,
+        velocity_cm_per_s: owner.velocity.to_cm_per_s(),
+        state: owner.state,
+        health: f64::from(owner.health) / f64::from(u16::MAX),
+        mana: f64::from(owner.mana) / f64::from(u16::MAX),
+    }
+}
+
+impl Track {
+    fn new(tick: u32, record: &EntityRecord) -> Self {
+        Self { record: *record, samples: [Sample::of(tick, record); SAMPLES], count: 1 }
+    }
+
+    fn push(&mut self, tick: u32, record: &EntityRecord) {
+        self.record = *record;
+        let newest = self.samples[self.count - 1];
+        if tick <= newest.tick {
+            return;
+        }
+        if tick - newest.tick > STILL_TICKS {
+            self.push_sample(Sample { tick: tick - START_TICKS, ..newest });
+        }
+        self.push_sample(Sample::of(tick, record));
+    }
+
+    fn push_sample(&mut self, sample: Sample) {
+        if self.count == SAMPLES {
+            self.samples.copy_within(1.., 0);
+            self.count -= 1;
+        }
+        self.samples[self.count] = sample;
+        self.count += 1;
+    }
+
+    /// How the entity looks at a moment, in ticks.
+    fn at(&self, playback: f64, world: Knowledge) -> EntityView {
+        let velocity = self.record.velocity.to_cm_per_s();
+        let (position_cm, yaw) = self.pose(playback, velocity, world);
+        EntityView {
+            id: self.record.id,
+            kind: self.record.kind,
+            is_own: self.record.id == world.entity,
+            position_cm,
+            yaw_degrees: yaw * 360.0 / f64::from(1u32 << ANGLE_BITS),
+            velocity_cm_per_s: velocity,
+            animation: self.record.animation,
+            state: self.record.state,
+            vitals: self.record.vitals,
+        }
+    }
+
+    /// Position in centimetres, and yaw in its own steps.
+    fn pose(&self, playback: f64, velocity: [f64; 3], world: Knowledge) -> ([f64; 3], f64) {
+        let samples = &self.samples[..self.count];
+        let after = samples.partition_point(|sample| f64::from(sample.tick) <= playback);
+        let centre = |sample: &Sample| world.lattice.dequantize(sample.position);
+        let Some(from) = after.checked_sub(1).map(|before| samples[before]) else {
+            return (centre(&samples[0]), samples[0].yaw.into());
+        };
+        let start = centre(&from);
+        let Some(to) = samples.get(after) else {
+            let ticks = (playback - f64::from(from.tick)).min(EXTRAPOLATION_TICKS);
+            let seconds = ticks / world.tick_hz;
+            return ([0, 1, 2].map(|axis| start[axis] + velocity[axis] * seconds), from.yaw.into());
+        };
+        let end = centre(to);
+        let ticks = f64::from(to.tick - from.tick);
+        let speed = velocity.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let distance = (0..3).map(|axis| (end[axis] - start[axis]).powi(2)).sum::<f64>().sqrt();
+        if distance > TELEPORT_CM + 2.0 * speed * ticks / world.tick_hz {
+            return (start, from.yaw.into());
+        }
+        let share = (playback - f64::from(from.tick)) / ticks;
+        let position = [0, 1, 2].map(|axis| start[axis] + (end[axis] - start[axis]) * share);
+        (position, turn(from.yaw, to.yaw, share))
+    }
+}
+
+impl Sample {
+    fn of(tick: u32, record: &EntityRecord) -> Self {
+        Self { tick, position: record.position, yaw: record.rotation.yaw }
+    }
+}
+
+/// An angle between two others, the short way round.
+fn turn(from: u16, to: u16, share: f64) -> f64 {
+    let full = 1i32 << ANGLE_BITS;
+    let difference = (i32::from(to) - i32::from(from) + full / 2).rem_euclid(full) - full / 2;
+    (f64::from(from) + f64::from(difference) * share).rem_euclid(f64::from(full))
+}
+
+/// The share of the way by which an estimate follows what contradicts it, per snapshot: about 16 s at 60 Hz.
+const DRIFT: f64 = 0.001;
+/// How fast the delay follows a late snapshot, and how slowly it forgets it.
+const JITTER_RISE: f64 = 0.25;
+const JITTER_FALL: f64 = 0.995;
+/// Bounds of the delay.
+const MIN_DELAY_US: f64 = 17_000.0;
+const MAX_DELAY_US: f64 = 500_000.0;
+/// The playback runs at most this much faster or slower than real time to get where it belongs...
+const MAX_SLEW: f64 = 0.1;
+/// ... unless it is off by more ticks than this; then it jumps.
+const JUMP_TICKS: f64 = 60.0;
+
+/// An estimate of the server's clock.
+#[derive(Debug, Default)]
+struct Clock {
+    newest_tick: u32,
+    /// The local time of tick 0 by the fastest snapshots, in microseconds.
+    origin_us: Option<f64>,
+    /// How late snapshots are behind those, at most and lately.
+    jitter_us: f64,
+    /// Ticks between two snapshots.
+    interval_ticks: f64,
+    delay_us: f64,
+    playback: Option<(Time, f64)>,
+}
+
+impl Clock {
+    fn snapshot_arrived(&mut self, now: Time, tick: u32, tick_hz: f64) {
+        if tick <= self.newest_tick {
+            return;
+        }
+        let period_us = 1e6 / tick_hz;
+        let measured = now.as_micros() as f64 - f64::from(tick) * period_us;
+        let step = f64::from(tick - self.newest_tick);
+        self.newest_tick = tick;
+        let Some(origin) = &mut self.origin_us else {
+            self.origin_us = Some(measured);
+            self.interval_ticks = 1.0;
+            self.delay_us = self.wanted_delay(period_us);
+            return;
+        };
+        self.interval_ticks += (step - self.interval_ticks) * 0.05;
+        let late = measured - *origin;
+        *origin += if late < 0.0 { late } else { late * DRIFT };
+        self.jitter_us *= JITTER_FALL;
+        if late > self.jitter_us {
+            self.jitter_us += (late - self.jitter_us) * JITTER_RISE;
+        }
+        self.delay_us += (self.wanted_delay(period_us) - self.delay_us) * 0.05;
+    }
+
+    /// Long enough that the next snapshot has arrived when its samples are needed.
+    fn wanted_delay(&self, period_us: f64) -> f64 {
+        (self.jitter_us + (self.interval_ticks + 1.0) * period_us).clamp(MIN_DELAY_US, MAX_DELAY_US)
+    }
+
+    fn playback(&mut self, now: Time, tick_hz: f64) -> f64 {
+        let Some(origin) = self.origin_us else { return 0.0 };
+        let period_us = 1e6 / tick_hz;
+        let wanted = (now.as_micros() as f64 - origin - self.delay_us) / period_us;
+        let playback = match self.playback {
+            Some((at, playback)) if (wanted - playback).abs() <= JUMP_TICKS => {
+                let passed = (now - at).as_micros() as f64 / period_us;
+                let off = wanted - playback - passed;
+                playback + passed * (1.0 + (off * 0.05).clamp(-MAX_SLEW, MAX_SLEW))
+            }
+            // A jump backwards would show everybody running backwards for a moment.
+            Some((_, playback)) => wanted.max(playback),
+            None => wanted.max(0.0),
+        };
+        self.playback = Some((now, playback));
+        playback
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shadowland_wire::quantize::{Rotation, Velocity};
+
+    fn record(x: i32, yaw: u16, velocity: i16) -> EntityRecord {
+        EntityRecord {
+            id: EntityId::new(7, 0),
+            kind: EntityType::Monster,
+            position: LatticePosition { x, y: 0, z: 0 },
+            rotation: Rotation { yaw, ..Rotation::default() },
+            animation: 1,
+            state: EntityState::NONE,
+            velocity: Velocity { x: velocity, y: 0, z: 0 },
+            vitals: Vitals::FULL,
+        }
+    }
+
+    fn view() -> View {
+        let mut view = View::new();
+        view.welcomed(&Welcome {
+            entity: EntityId::new(1, 0),
+            lattice_step_um: 10_000,
+            tick_hz: 60,
+            interest_distance_cm: 100_000,
+        });
+        view
+    }
+
+    fn x_at(view: &mut View, tick: f64) -> f64 {
+        view.playback = tick;
+        view.entity(EntityId::new(7, 0)).unwrap().position_cm[0]
+    }
+
+    #[test]
+    fn an_entity_is_shown_between_its_samples() {
+        let mut view = view();
+        view.appeared(100, &record(1_000, 4_090, 600));
+        view.updated(100, 103, &record(1_030, 4, 600));
+        for (tick, x) in [(90.0, 1_000.0), (100.0, 1_000.0), (101.5, 1_015.0), (103.0, 1_030.0)] {
+            assert_eq!(x_at(&mut view, tick), x, "at tick {tick}");
+        }
+        view.playback = 101.5;
+        let yaw = view.entity(EntityId::new(7, 0)).unwrap().yaw_degrees;
+        assert!((yaw - 4_095.0 * 360.0 / 4_096.0).abs() < 1e-9, "the short way round: {yaw}");
+    }
+
+    #[test]
+    fn a_late_sample_is_bridged_by_the_velocity_for_a_while() {
+        let mut view = view();
+        view.appeared(100, &record(1_000, 0, 600));
+        assert_eq!(x_at(&mut view, 106.0), 1_060.0);
+        assert_eq!(x_at(&mut view, 500.0), 1_150.0);
+    }
+
+    #[test]
+    fn who_starts_after_a_rest_does_not_creep_there() {
+        let mut view = view();
+        view.appeared(100, &record(1_000, 0, 0));
+        view.updated(100, 400, &record(1_030, 0, 600));
+        assert_eq!(x_at(&mut view, 300.0), 1_000.0);
+        assert_eq!(x_at(&mut view, 398.5), 1_015.0);
+    }
+
+    #[test]
+    fn a_teleport_is_not_interpolated() {
+        let mut view = view();
+        view.appeared(100, &record(1_000, 0, 0));
+        view.updated(100, 104, &record(90_000, 0, 0));
+        assert_eq!(x_at(&mut view, 103.9), 1_000.0);
+        assert_eq!(x_at(&mut view, 104.0), 90_000.0);
+    }
+
+    #[test]
+    fn old_samples_give_way_and_older_ticks_change_nothing() {
+        let mut view = view();
+        view.appeared(1, &record(10, 0, 600));
+        for tick in 2..100 {
+            view.updated(tick - 1, tick, &record(10 * tick as i32, 0, 600));
+        }
+        view.updated(50, 60, &record(5, 0, 600));
+        assert_eq!(x_at(&mut view, 98.5), 985.0);
+        assert_eq!(x_at(&mut view, 5.0), 920.0, "only the last eight are there");
+        view.vanished(EntityId::new(7, 0));
+        assert_eq!(view.entities().count(), 0);
+    }
+
+    /// Plays snapshots whose delay is up to `jitter_us`, and returns the greatest lead of the playback over the
+    /// newest snapshot, and its lag behind, in ticks, after a warm-up; and checks that it never runs backwards.
+    fn play(jitter_us: u64) -> (f64, f64) {
+        let mut clock = Clock::default();
+        let (mut lead, mut lag, mut before) = (f64::MIN, f64::MIN, 0.0);
+        for tick in 1u32..3_000 {
+            let due = 5_000_000 + u64::from(tick) * 16_667;
+            let late = u64::from(tick.wrapping_mul(2_654_435_761) >> 16) % (jitter_us + 1);
+            let now = Time::from_micros(due + late);
+            // The frame before the snapshot is what shows whether its predecessor came in time.
+            let shown = clock.playback(now, 60.0);
+            assert!(shown >= before, "never backwards");
+            before = shown;
+            if tick > 1_000 {
+                lead = lead.max(shown - f64::from(clock.newest_tick));
+                lag = lag.max(f64::from(clock.newest_tick) - shown);
+            }
+            clock.snapshot_arrived(now, tick, 60.0);
+        }
+        (lead, lag)
+    }
+
+    #[test]
+    fn the_delay_adapts_to_jitter() {
+        let (lead, lag) = play(0);
+        assert!(lead <= 0.0 && lag < 3.0, "steady arrivals: {lead} {lag}");
+        let (lead, lag) = play(16_000);
+        assert!(lead <= 1.0 && lag < 5.0, "uneven arrivals: {lead} {lag}");
+    }
+
+    #[test]
+    fn nothing_is_shown_before_the_welcome() {
+        let mut view = View::new();
+        view.appeared(100, &record(0, 0, 0));
+        view.advance(Time::from_micros(1));
+        assert_eq!(view.entities().count(), 0);
+    }
+}
