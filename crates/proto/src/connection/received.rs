@@ -36,8 +36,7 @@ impl Received {
         if sequence > self.largest {
             let step = sequence - self.largest;
             self.mask = match step {
-                1..64 => (self.mask << 1 | 1) << (step - 1),
-                64 => 1 << 63,
+                1..=64 => (self.mask << 1 | 1) << (step - 1),
                 _ => 0,
             };
             self.largest = sequence;

@@ -18,8 +18,8 @@ use rand::{CryptoRng, Rng, SeedableRng};
 use shadowland_wire::PROTOCOL_VERSION;
 use shadowland_wire::codec::{Reader, Writer};
 use shadowland_wire::handshake::{
-    Acceptance, COOKIE_BYTES, ClientHandshake, DenyReason, KEY_BYTES, ServerHandshake, SessionParameters,
-    echo_of,
+    Acceptance, COOKIE_BYTES, ClientHandshake, DenyReason, KEY_BYTES, NOISE_ACCEPTANCE_BYTES,
+    ServerHandshake, SessionParameters, echo_of,
 };
 use shadowland_wire::header::Header;
 use shadowland_wire::limits::DATAGRAM_BYTES;
@@ -361,7 +361,7 @@ impl<T> Endpoint<T> {
         client: Client<'_>,
         index: u16,
         noise: &[u8],
-    ) -> Result<[u8; shadowland_wire::handshake::NOISE_ACCEPTANCE_BYTES], DropReason> {
+    ) -> Result<[u8; NOISE_ACCEPTANCE_BYTES], DropReason> {
         let responder =
             Responder::read(&self.identity, noise, &mut self.rng).map_err(|_| DropReason::HandshakeFailed)?;
         let token = decode_token(responder.payload()).ok_or(DropReason::HandshakeFailed)?;

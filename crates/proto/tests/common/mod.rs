@@ -29,6 +29,9 @@ pub(crate) struct Link {
 pub(crate) const PERFECT: Link =
     Link { loss: 0.0, duplicates: 0.0, delay: Duration::ZERO, jitter: Duration::ZERO };
 
+pub(crate) const BAD: Link =
+    Link { loss: 0.2, duplicates: 0.05, delay: Duration::from_millis(50), jitter: Duration::from_millis(60) };
+
 /// What an application got from its connection.
 #[derive(Debug, Default)]
 pub(crate) struct Log {

@@ -1,0 +1,331 @@
+//! Who becomes a session and who does not, and what it costs the server to find out.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{BAD, Link, Net, PERFECT, Phase, To};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use shadowland_proto::{
+    CloseReason, ConnectConfig, ConnectError, Connecting, DenyReason, DisconnectReason, DropReason, Endpoint,
+    EndpointConfig, Identity, Rate, Receiver, Routed, State, Time,
+};
+use shadowland_wire::header::HEADER_BYTES;
+
+const CONNECT_REQUEST: u8 = 3;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn failure(net: &Net, index: usize) -> Option<ConnectError> {
+    match &net.clients[index].phase {
+        Phase::Failed(error) => Some(*error),
+        _ => None,
+    }
+}
+
+fn requests(net: &Net) -> Vec<(To, Vec<u8>)> {
+    let to_server = net.sent.iter().filter(|(to, _)| matches!(to, To::Server { .. }));
+    to_server.filter(|(_, bytes)| is_handshake(bytes, CONNECT_REQUEST)).cloned().collect()
+}
+
+fn is_handshake(bytes: &[u8], kind: u8) -> bool {
+    bytes[..HEADER_BYTES] == [0; HEADER_BYTES] && bytes[HEADER_BYTES] == kind
+}
+
+#[test]
+fn a_handshake_gets_through_a_bad_link() {
+    let mut slow = 0;
+    for seed in 0..100 {
+        let mut net = Net::new(seed, BAD, EndpointConfig::default());
+        net.join(ConnectConfig::default());
+        net.run_until(Duration::from_secs(10), |net| net.all_established() || failure(net, 0).is_some());
+        assert_eq!(failure(&net, 0), None, "seed {seed}");
+        assert_eq!(net.server.session_count(), 1, "seed {seed}: a repetition made a second session");
+        slow += u32::from(net.now - Time::from_micros(100_000_000) > Duration::from_secs(4));
+    }
+    assert!(slow < 10, "{slow} of 100 took more than 4 s");
+}
+
+#[test]
+fn on_a_perfect_link_it_takes_six_datagrams() {
+    let net = Net::connected(1, PERFECT);
+    let sizes: Vec<_> = net.sent.iter().map(|(_, bytes)| bytes.len()).collect();
+    assert_eq!(sizes[..4], [1200, 71, 162, 85]);
+    assert_eq!(sizes.len(), 6);
+}
+
+#[test]
+fn the_client_key_and_the_token_are_handed_up() {
+    let mut net = Net::new(2, PERFECT, EndpointConfig::default());
+    let identity = Identity::generate(&mut net.rng);
+    let token = Some(vec![9; 256]);
+    net.join(ConnectConfig { identity: Some(identity.clone()), token: token.clone(), ..Default::default() });
+    net.run(ms(50));
+    assert!(net.all_established());
+    assert_eq!(net.session().client_key, identity.public_key());
+    assert_eq!(net.session().token.as_deref(), token.as_deref());
+    assert_eq!(
+        Connecting::new(
+            ConnectConfig { token: Some(vec![0; 257]), ..Default::default() },
+            [9; 32],
+            &mut net.rng,
+            net.now
+        )
+        .err(),
+        Some(ConnectError::TokenTooLong)
+    );
+}
+
+#[test]
+fn a_wrong_server_key_is_silence_and_the_error_names_both_causes() {
+    let mut net = Net::new(3, PERFECT, EndpointConfig::default());
+    let other = Identity::generate(&mut net.rng).public_key();
+    net.join_towards(ConnectConfig::default(), other);
+    net.run(Duration::from_secs(11));
+    assert_eq!(failure(&net, 0), Some(ConnectError::NotAccepted));
+    let text = ConnectError::NotAccepted.to_string();
+    assert!(text.contains("key") && text.contains("busy"), "{text}");
+    assert_eq!(net.server.session_count(), 0);
+    assert!(net.server.counters().dropped.by(DropReason::HandshakeFailed) > 0);
+}
+
+#[test]
+fn a_key_that_cannot_be_one_is_refused_at_once() {
+    let mut rng = StdRng::seed_from_u64(0);
+    let connecting = Connecting::new(ConnectConfig::default(), [0; 32], &mut rng, Time::default());
+    assert_eq!(connecting.err(), Some(ConnectError::BadServerKey));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named_as_such() {
+    let mut net = Net::new(4, PERFECT, EndpointConfig::default());
+    net.server_up = false;
+    net.join(ConnectConfig::default());
+    net.run(Duration::from_secs(11));
+    assert_eq!(failure(&net, 0), Some(ConnectError::Unreachable));
+    // At 0, 0.25, 0.75, 1.75, 3.75, 5.75, 7.75, 9.75 s.
+    assert_eq!(net.sent.len(), 8);
+}
+
+#[test]
+fn another_version_is_denied_but_only_after_a_cookie() {
+    let mut net = Net::new(5, PERFECT, EndpointConfig::default());
+    net.join(ConnectConfig { version: 999, ..Default::default() });
+    net.run(Duration::from_secs(11));
+    assert_eq!(failure(&net, 0), Some(ConnectError::Denied(DenyReason::Version)));
+    assert_eq!(net.sent[1].1[HEADER_BYTES], 2, "the first answer is a cookie");
+    assert_eq!(net.server.session_count(), 0);
+    assert_eq!(net.server.counters().dropped.by(DropReason::HandshakeFailed), 0);
+}
+
+#[test]
+fn a_full_server_denies_and_admits_again_when_somebody_leaves() {
+    let mut net = Net::new(6, PERFECT, EndpointConfig { max_sessions: 2, ..Default::default() });
+    for _ in 0..2 {
+        net.join(ConnectConfig::default());
+        net.run(ms(10));
+    }
+    let late = net.join(ConnectConfig::default());
+    net.run(Duration::from_secs(11));
+    assert_eq!(failure(&net, late), Some(ConnectError::Denied(DenyReason::Full)));
+    assert_eq!(net.server.session_count(), 2);
+
+    // One more who is denied at first, and keeps trying.
+    let patient = net.join(ConnectConfig::default());
+    net.run(Duration::from_secs(2));
+    let (now, slot) = (net.now, net.slots()[0]);
+    net.server.session_mut(slot).unwrap().connection.close(now, DisconnectReason::Kicked);
+    net.drain();
+    net.server.remove(slot);
+    assert!(net.server.session_mut(slot).is_none());
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.clients[0].state(), Some(State::Closed(CloseReason::Peer(DisconnectReason::Kicked))));
+    assert_eq!(net.clients[patient].state(), Some(State::Established));
+    // The slot is the same, its id is not.
+    assert!(!net.slots().contains(&slot));
+}
+
+#[test]
+fn a_server_that_shuts_down_says_so() {
+    let mut net = Net::new(7, PERFECT, EndpointConfig::default());
+    net.server.refuse_new(Some(DenyReason::ShuttingDown));
+    net.join(ConnectConfig::default());
+    net.run(Duration::from_secs(11));
+    assert_eq!(failure(&net, 0), Some(ConnectError::Denied(DenyReason::ShuttingDown)));
+}
+
+#[test]
+fn a_repeated_request_gets_the_same_bytes_and_no_second_session() {
+    let mut net = Net::connected(8, PERFECT);
+    let (to, request) = requests(&net).pop().unwrap();
+    let first_answer = net.sent[3].1.clone();
+    let before = net.sent.len();
+    for _ in 0..5 {
+        net.deliver(to, &mut request.clone());
+    }
+    assert!(net.sent[before..].iter().all(|(_, answer)| *answer == first_answer));
+    assert_eq!(net.sent.len() - before, 5);
+    assert_eq!(net.server.counters().accepted, 1);
+
+    // The same request from elsewhere: the cookie is another client's.
+    let elsewhere = To::Server { from: "203.0.113.9:999".parse().unwrap() };
+    net.deliver(elsewhere, &mut request.clone());
+    assert_eq!(net.server.counters().dropped.by(DropReason::BadCookie), 1);
+    // And when the cookie is old, it is refused from anywhere.
+    net.run(Duration::from_secs(11));
+    net.deliver(to, &mut request.clone());
+    assert_eq!(net.server.counters().dropped.by(DropReason::StaleCookie), 1);
+    assert_eq!(net.server.session_count(), 1);
+}
+
+#[test]
+fn a_key_in_use_is_refused_from_another_address_even_with_a_cookie() {
+    let mut net = Net::connected(9, PERFECT);
+    let mut connect = net.sent[0].1.clone();
+    let (_, request) = requests(&net).pop().unwrap();
+    let elsewhere = To::Server { from: "203.0.113.9:999".parse().unwrap() };
+    net.deliver(elsewhere, &mut connect);
+    let cookie = net.sent.last().unwrap().1[HEADER_BYTES + 1 + 8..].to_vec();
+    let mut stolen = request;
+    stolen[HEADER_BYTES + 3..HEADER_BYTES + 3 + 48].copy_from_slice(&cookie);
+    net.deliver(elsewhere, &mut stolen);
+    assert_eq!(net.server.counters().dropped.by(DropReason::DuplicateKey), 1);
+}
+
+/// Requests that are answered, and whose clients then never say anything.
+#[test]
+fn half_open_sessions_are_bounded_in_number_and_time() {
+    let config = EndpointConfig { max_half_open: 10, ..Default::default() };
+    let mut net = Net::new(10, PERFECT, config);
+    for _ in 0..50 {
+        let index = net.join(ConnectConfig::default());
+        net.run(ms(2));
+        // Its request is on the way; it goes silent.
+        net.clients[index].phase = Phase::Failed(ConnectError::Unreachable);
+        for (_, session) in net.server.sessions_mut() {
+            assert!(!session.connection.is_confirmed());
+        }
+    }
+    net.step();
+    assert_eq!(net.server.session_count(), 10);
+    assert_eq!(net.server.counters().dropped.by(DropReason::HalfOpenFull), 40);
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.server.session_count(), 0);
+    assert_eq!(net.server.counters().half_open_expired, 10);
+    assert_eq!(net.server.next_timeout(), None);
+    // Nothing sealed was sent to anybody who had confirmed nothing.
+    assert!(net.sent.iter().all(|(_, bytes)| bytes[..4] == [0; 4]));
+}
+
+#[test]
+fn a_network_and_the_endpoint_have_their_rates() {
+    let config = EndpointConfig {
+        network_rate: Rate { per_second: 1, burst: 3 },
+        handshake_rate: Rate { per_second: 1, burst: 100 },
+        ..Default::default()
+    };
+    let mut net = Net::new(11, PERFECT, config.clone());
+    for _ in 0..10 {
+        net.join(ConnectConfig::default());
+    }
+    net.run(ms(50));
+    assert_eq!(net.server.session_count(), 3);
+    assert_eq!(net.server.counters().dropped.by(DropReason::NetworkRate), 7);
+
+    let config = EndpointConfig {
+        network_rate: Rate { per_second: 1, burst: 100 },
+        handshake_rate: Rate { per_second: 1, burst: 3 },
+        ..config
+    };
+    let mut net = Net::new(12, PERFECT, config);
+    for _ in 0..10 {
+        net.join(ConnectConfig::default());
+    }
+    net.run(ms(50));
+    assert_eq!(net.server.session_count(), 3);
+    assert_eq!(net.server.counters().dropped.by(DropReason::HandshakeBudget), 7);
+}
+
+#[test]
+fn answers_are_never_larger_than_requests() {
+    for seed in 0..20 {
+        let mut net = Net::new(seed, BAD, EndpointConfig { max_sessions: 3, ..Default::default() });
+        for index in 0..8u16 {
+            net.join(ConnectConfig { version: 1 + index / 6, ..Default::default() });
+        }
+        net.run(Duration::from_secs(3));
+        let counters = net.server.counters();
+        assert!(counters.denied > 0 && counters.accepted == 3);
+        assert!(counters.handshake_bytes_out * 3 < counters.handshake_bytes_in);
+    }
+    // One by one as well.
+    let net = Net::connected(1, Link { delay: ms(5), ..PERFECT });
+    for pair in net.sent[..4].chunks(2) {
+        assert!(pair[1].1.len() <= pair[0].1.len());
+    }
+}
+
+#[test]
+fn another_server_with_the_same_key_does_not_take_a_session_over() {
+    let mut net = Net::connected(13, PERFECT);
+    let (to, mut packet) = {
+        net.client_says(0, 0x20, b"x");
+        net.sent.last().cloned().unwrap()
+    };
+    let mut rng = StdRng::seed_from_u64(99);
+    let identity = Identity::generate(&mut rng);
+    let mut restarted: Endpoint<()> = Endpoint::new(EndpointConfig::default(), identity, &[5; 32], &mut rng);
+    let To::Server { from } = to else { unreachable!() };
+    let routed = restarted.route(net.now, from, &packet, &mut [0; 128]);
+    assert_eq!(routed, Routed::Dropped(DropReason::UnknownSession));
+    net.deliver(to, &mut packet);
+}
+
+struct Nobody;
+
+impl Receiver for Nobody {
+    fn message(&mut self, _kind: u8, _body: &[u8]) {
+        panic!("a message from nobody");
+    }
+    fn acked(&mut self, _sequence: u64) {
+        panic!("an acknowledgement from nobody");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Damaged and invented datagrams, to an endpoint, to a client that connects, and to a session.
+    #[test]
+    fn no_bytes_from_a_stranger_panic_or_leave_anything_behind(
+        seed: u64,
+        strangers in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..1300), 1..20),
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..20),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let mut net = Net::connected(seed, PERFECT);
+        let mut waiting = Connecting::new(ConnectConfig::default(), net.server_key, &mut net.rng, net.now).unwrap();
+        let recorded: Vec<Vec<u8>> = net.sent.iter().map(|(_, bytes)| bytes.clone()).collect();
+        let damaged = recorded.iter().flat_map(|bytes| {
+            damage.iter().map(|(at, with)| {
+                let mut bytes = bytes.clone();
+                let at = at.index(bytes.len());
+                bytes[at] = bytes[at].wrapping_add(with | 1);
+                bytes
+            }).chain([bytes[..cut.index(bytes.len())].to_vec()]).collect::<Vec<_>>()
+        });
+        let from = "203.0.113.9:999".parse().unwrap();
+        for bytes in strangers.iter().cloned().chain(damaged) {
+            let _ = net.server.route(net.now, from, &bytes, &mut [0; 128]);
+            let _ = waiting.handle(net.now, &bytes);
+            let session = net.session();
+            let _ = session.connection.handle(Time::default(), &mut bytes.clone(), &mut Nobody);
+        }
+        prop_assert_eq!(net.server.session_count(), 1);
+        prop_assert!(net.all_established());
+    }
+}

@@ -1,0 +1,213 @@
+//! Reliable messages: exactly once, in order where that was asked for, or a clean end with a reason.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{BAD, Link, Net, PERFECT};
+use shadowland_proto::{Channel, CloseReason, DisconnectReason, SendError, State};
+
+const CHAT: u8 = 0x30;
+const COMBAT: u8 = 0x31;
+const LOOT: u8 = 0x32;
+const SNAPSHOT: u8 = 0x41;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn numbers(messages: &[(u8, Vec<u8>)], kind: u8) -> Vec<u32> {
+    let of_kind = messages.iter().filter(|(of, _)| *of == kind);
+    of_kind.map(|(_, body)| u32::from_le_bytes(body[..4].try_into().unwrap())).collect()
+}
+
+/// Both sides send on three streams, beside 60 Hz of unreliable packets, until all has arrived.
+fn exchange(seed: u64, link: Link, count: u32) {
+    let mut net = Net::connected(seed, link);
+    let (mut from_client, mut from_server) = ([0; 3], [0; 3]);
+    let streams = [
+        (CHAT, Channel::ReliableOrdered, 0),
+        (COMBAT, Channel::ReliableOrdered, 5),
+        (LOOT, Channel::ReliableUnordered, 0),
+    ];
+    let deadline = net.now + Duration::from_secs(120);
+    loop {
+        for (index, (kind, channel, stream)) in streams.into_iter().enumerate() {
+            for _ in 0..3 {
+                // A body of any size up to some hundred bytes, told by its number.
+                let body = |number: u32| {
+                    let mut body = number.to_le_bytes().to_vec();
+                    body.resize(4 + (number as usize * 37) % 400, 7);
+                    body
+                };
+                if from_client[index] < count
+                    && net.clients[0]
+                        .connection()
+                        .send(channel, stream, kind, &body(from_client[index]))
+                        .is_ok()
+                {
+                    from_client[index] += 1;
+                }
+                if from_server[index] < count
+                    && net.session().connection.send(channel, stream, kind, &body(from_server[index])).is_ok()
+                {
+                    from_server[index] += 1;
+                }
+            }
+        }
+        net.client_says(0, 0x20, b"input");
+        net.server_says(SNAPSHOT, &[9; 600]);
+        net.run(ms(16));
+        assert!(net.all_established(), "seed {seed}: {:?}", net.clients[0].state());
+        assert!(net.now < deadline, "seed {seed}: not through in 120 s");
+        let through = net.clients[0].connection().unacknowledged() == 0
+            && net.session().connection.unacknowledged() == 0;
+        if through && from_client == [count; 3] && from_server == [count; 3] {
+            break;
+        }
+    }
+    let expected: Vec<u32> = (0..count).collect();
+    let client_got = std::mem::take(&mut net.clients[0].log.messages);
+    for messages in [&net.server_log().messages, &client_got] {
+        assert_eq!(numbers(messages, CHAT), expected, "seed {seed}");
+        assert_eq!(numbers(messages, COMBAT), expected, "seed {seed}");
+        let mut unordered = numbers(messages, LOOT);
+        unordered.sort_unstable();
+        assert_eq!(unordered, expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn exactly_once_and_in_order_on_a_perfect_link() {
+    exchange(1, PERFECT, 500);
+}
+
+#[test]
+fn exactly_once_and_in_order_on_bad_links() {
+    for seed in 0..6 {
+        exchange(seed, BAD, 200);
+    }
+    for (loss, delay, jitter, duplicates) in
+        [(0.0, 0, 30, 0.05), (0.05, 12, 0, 0.0), (0.1, 150, 60, 0.05), (0.3, 25, 30, 0.05)]
+    {
+        exchange(7, Link { loss, duplicates, delay: ms(delay), jitter: ms(jitter) }, 200);
+    }
+}
+
+#[test]
+fn nothing_is_sent_again_without_need() {
+    let mut net = Net::connected(2, Link { delay: ms(40), ..PERFECT });
+    for number in 0..200u32 {
+        net.clients[0].connection().send(Channel::ReliableOrdered, 0, CHAT, &number.to_le_bytes()).unwrap();
+        net.run(ms(16));
+    }
+    net.run(ms(300));
+    assert_eq!(net.clients[0].connection().stats().messages_resent, 0);
+    assert_eq!(net.clients[0].connection().stats().packets_lost, 0);
+    assert_eq!(numbers(&net.server_log().messages, CHAT).len(), 200);
+}
+
+#[test]
+fn a_lost_message_is_noticed_from_later_packets_and_holds_up_only_its_stream() {
+    let mut net = Net::connected(3, Link { delay: ms(10), ..PERFECT });
+    let say = |net: &mut Net, stream, kind, number: u32| {
+        let connection = net.clients[0].connection();
+        connection.send(Channel::ReliableOrdered, stream, kind, &number.to_le_bytes()).unwrap();
+    };
+    net.link.loss = 1.0;
+    say(&mut net, 0, CHAT, 0);
+    net.step();
+    net.link.loss = 0.0;
+    say(&mut net, 0, CHAT, 1);
+    net.step();
+    say(&mut net, 1, COMBAT, 0);
+    for _ in 0..6 {
+        net.client_says(0, 0x20, b"input");
+        net.run(ms(4));
+    }
+    assert_eq!(numbers(&net.server_log().messages, COMBAT), [0]);
+    assert_eq!(numbers(&net.server_log().messages, CHAT), []);
+    // Long before the timeout of 250 ms.
+    net.run(ms(60));
+    assert_eq!(numbers(&net.server_log().messages, CHAT), [0, 1]);
+}
+
+#[test]
+fn a_message_that_fills_a_packet_goes_even_beside_full_snapshots() {
+    let mut net = Net::connected(4, PERFECT);
+    for number in 0..20u32 {
+        let mut body = vec![3; 1024];
+        body[..4].copy_from_slice(&number.to_le_bytes());
+        net.session().connection.send(Channel::ReliableOrdered, 0, CHAT, &body).unwrap();
+        net.server_says(SNAPSHOT, &[9; 1100]);
+        net.run(ms(16));
+    }
+    net.run(ms(100));
+    let log = &net.clients[0].log.messages;
+    assert_eq!(numbers(log, CHAT), (0..20).collect::<Vec<_>>());
+    assert_eq!(log.iter().filter(|(kind, _)| *kind == SNAPSHOT).count(), 20);
+}
+
+#[test]
+fn small_messages_ride_in_packets_that_leave_anyway() {
+    let mut net = Net::connected(5, PERFECT);
+    net.run(ms(100));
+    let before = net.session().connection.stats().packets_sent;
+    net.session().connection.send(Channel::ReliableOrdered, 0, CHAT, &7u32.to_le_bytes()).unwrap();
+    net.server_says(SNAPSHOT, b"the world");
+    net.run(ms(20));
+    assert_eq!(net.session().connection.stats().packets_sent - before, 1);
+    assert_eq!(net.clients[0].log.messages.len(), 2);
+}
+
+#[test]
+fn a_peer_that_acknowledges_nothing_fills_a_bounded_queue_and_ends_the_session() {
+    let mut net = Net::connected(6, PERFECT);
+    let now = net.now;
+    // Deaf in one direction only: the client is heard, so that it is not the idle timeout that ends it.
+    let mut sent = 0;
+    let result = loop {
+        match net.session().connection.send(Channel::ReliableOrdered, 0, CHAT, &[1; 1000]) {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(result, SendError::Full);
+    assert!((60..70).contains(&sent), "{sent} messages of 1000 bytes");
+
+    let mut buffer = [0; 1200];
+    let mut at = now;
+    let state = loop {
+        at = at + ms(10);
+        let session = net.session();
+        session.connection.on_timeout(at);
+        while session.connection.poll_transmit(at, &mut buffer).is_some() {}
+        let client = net.clients[0].connection();
+        if let Some(mut packet) = client.packet(at, &mut buffer) {
+            packet.message(0x20, |writer| writer.bytes(b"alive")).unwrap();
+            let length = packet.finish().len;
+            let mut log = common::Log::default();
+            let _ = net.session().connection.handle(at, &mut buffer[..length], &mut log);
+        }
+        match net.session().connection.state() {
+            State::Established => assert!(at - now < Duration::from_secs(30)),
+            closed => break closed,
+        }
+    };
+    assert_eq!(state, State::Closed(CloseReason::Local(DisconnectReason::Undeliverable)));
+    // 250 + 500 + 1000 ms, then 2 s each.
+    assert!((Duration::from_secs(17)..Duration::from_secs(19)).contains(&(at - now)), "{:?}", at - now);
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused_by_name() {
+    let mut net = Net::connected(7, PERFECT);
+    let now = net.now;
+    let connection = net.clients[0].connection();
+    assert_eq!(connection.send(Channel::ReliableOrdered, 8, CHAT, &[]), Err(SendError::NoSuchStream));
+    assert_eq!(connection.send(Channel::Unreliable, 0, CHAT, &[]), Err(SendError::NoSuchStream));
+    assert_eq!(connection.send(Channel::ReliableOrdered, 0, 4, &[]), Err(SendError::BadType));
+    assert_eq!(connection.send(Channel::ReliableOrdered, 0, CHAT, &[0; 1025]), Err(SendError::TooLarge));
+    connection.close(now, DisconnectReason::Leaving);
+    assert_eq!(connection.send(Channel::ReliableOrdered, 0, CHAT, &[]), Err(SendError::Closed));
+}
