@@ -3,7 +3,7 @@
 //! reordering, are implemented here and nowhere else.
 
 use rustc_hash::FxHashMap;
-use shadowland_wire::block::{Block, BlockHeader, CellId, EntityRecord, PageId, Tombstone, Update};
+use shadowland_wire::block::{AgeCode, Block, BlockHeader, CellId, EntityRecord, PageId, Tombstone, Update};
 use shadowland_wire::codec::{DecodeError, Reader};
 use shadowland_wire::entity::{EntityDelta, EntityId};
 use shadowland_wire::limits::{CLIENT_ENTITIES, CLIENT_PAGES, PAGE_SLOTS};
@@ -179,23 +179,22 @@ impl Replica {
         if tick <= before || tick <= closed {
             return Ok(false);
         }
-        let Some(age) = header.age.age() else {
+        if header.age == AgeCode::FULL {
             let page = match known {
                 Some(page) => page,
                 None => self.open(header.page)?,
             };
             self.apply_full(tick, page, block, watcher)?;
             return Ok(true);
-        };
-        let page = match known {
-            Some(page) if before >= tick.saturating_sub(age) => page,
-            _ => {
-                // Rule 6: the baseline is not there.
-                if self.resets.len() < PENDING_RESETS && !self.resets.contains(&header.page) {
-                    self.resets.push(header.page);
-                }
-                return Ok(false);
+        }
+        // The server raises the baseline of a page in which nothing changes without a word, so it may be newer
+        // than the last block that was applied; but there must have been one.
+        let Some(page) = known else {
+            // Rule 6.
+            if self.resets.len() < PENDING_RESETS && !self.resets.contains(&header.page) {
+                self.resets.push(header.page);
             }
+            return Ok(false);
         };
         for tombstone in &block.tombstones {
             self.apply_tombstone(tick, page, tombstone, watcher)?;
@@ -228,7 +227,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Rule 3: a complete record takes ownership if it is newer.
+    /// Rule 3: a complete record takes ownership unless what is known is newer. Equal ticks are no conflict: at
+    /// any tick an entity is in one page, and a tombstone may have handed it over to this one already.
     fn apply_enter(
         &mut self,
         tick: u32,
@@ -241,7 +241,7 @@ impl Replica {
         let since = self.pages[page as usize].applied;
         if let Some(&index) = self.by_id.get(&record.id) {
             let entity = &mut self.entities[index as usize];
-            if tick > entity.learnt {
+            if tick >= entity.learnt {
                 *entity = ReplicaEntity { record: *record, owner: page, learnt: tick };
                 watcher.updated(since, tick, record);
             }

@@ -44,6 +44,9 @@ impl Creatures {
     pub(crate) fn intentions(&mut self, now: Tick) -> impl Iterator<Item = (EntityId, Input)> + '_ {
         let Self { paused, random, rows } = self;
         rows.iter_mut().map(move |creature| {
+            if *paused {
+                return (creature.entity, Input { forward: 0, ..creature.course });
+            }
             if now >= creature.until {
                 creature.until = now + random.random_range(COURSE_TICKS);
                 let rests = random.random_ratio(1, 4);
@@ -53,8 +56,7 @@ impl Creatures {
                     ..Input::default()
                 };
             }
-            let input = if *paused { Input { forward: 0, ..creature.course } } else { creature.course };
-            (creature.entity, input)
+            (creature.entity, creature.course)
         })
     }
 }

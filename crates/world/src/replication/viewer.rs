@@ -75,6 +75,12 @@ impl Viewer {
         self.subscriptions.cells().iter().map(|cell| cell.id)
     }
 
+    /// Whether the player has not confirmed yet that it dropped all cells that it no longer subscribes to.
+    #[must_use]
+    pub fn has_unconfirmed_closes(&self) -> bool {
+        self.subscriptions.closes(self.last_tick).len() > 0
+    }
+
     /// A packet that was sent with [`Snapshot::sent`] has been applied by the player.
     pub fn acked(&mut self, sequence: u64) {
         let Some(packet) = self.ledger.take(sequence) else { return };
