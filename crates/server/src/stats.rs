@@ -51,7 +51,7 @@ pub struct WorkerStats {
 }
 
 /// How the world keeps its time.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TickStats {
     /// Ticks simulated.
     pub ticks: u64,
@@ -118,6 +118,23 @@ impl TickStats {
             entities: 0,
             cpu: Duration::ZERO,
         }
+    }
+}
+
+impl fmt::Debug for TickStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A histogram's own form lists its thousands of counts.
+        let quantiles = |histogram: &Histogram<u64>| [0.5, 0.99, 1.0].map(|q| histogram.value_at_quantile(q));
+        f.debug_struct("TickStats")
+            .field("ticks", &self.ticks)
+            .field("overruns", &self.overruns)
+            .field("skipped", &self.skipped)
+            .field("duration_us_p50_p99_max", &quantiles(&self.duration_us))
+            .field("simulation_us_p50_p99_max", &quantiles(&self.simulation_us))
+            .field("frames", &self.frames)
+            .field("entities", &self.entities)
+            .field("cpu", &self.cpu)
+            .finish()
     }
 }
 

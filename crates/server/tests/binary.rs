@@ -1,0 +1,130 @@
+//! The binary as its user runs it: exit codes, messages, signals.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use shadowland_server::identity::PublicKey;
+
+/// A working directory of its own, removed afterwards.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("shadowland-binary-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shadowland"));
+        command.current_dir(&self.0).args(arguments).env_clear().stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The one line of an attempt that must end with exit code 2.
+fn refusal(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    let lines: Vec<_> = text.lines().collect();
+    let [line] = lines[..] else { panic!("not one line: {text}") };
+    line.strip_prefix("shadowland: ").expect(line).to_owned()
+}
+
+#[test]
+fn the_configuration_is_printed_and_mistakes_end_with_code_2() {
+    let directory = Directory::new("config");
+    let output = directory.run(&["config"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\n[network]\n") && text.contains("\nlisten = \"0.0.0.0:3565\"\n"), "{text}");
+
+    let output =
+        directory.command(&["config", "--workers", "3"]).env("SHADOWLAND_NETWORK_WORKERS", "2").output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(text.contains("# Set by argument --workers"), "{text}");
+    assert!(text.contains("\nworkers = 3\n"), "{text}");
+
+    fs::write(directory.0.join("shadowland.toml"), "[session]\nmax_players = 0\n").unwrap();
+    for command in [&[][..], &["serve"], &["config"]] {
+        assert_eq!(
+            refusal(&directory.run(command)),
+            "shadowland.toml:2: `session.max_players` is 0; allowed: a whole number from 1 to 60000"
+        );
+    }
+    let message = refusal(&directory.run(&["serve", "--config", "missing.toml"]));
+    assert!(message.starts_with("missing.toml: cannot read the configuration: "), "{message}");
+    assert_eq!(directory.run(&["dance"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_bad_key_file_and_a_port_in_use_end_with_code_2() {
+    let directory = Directory::new("start");
+    fs::create_dir(directory.0.join("data")).unwrap();
+    fs::write(directory.0.join("data/server.key"), "not a key").unwrap();
+    let quiet = ["--listen", "127.0.0.1:0", "--log", "off"];
+    let message = refusal(&directory.run(&quiet));
+    assert!(
+        message.starts_with("data/server.key: not a server key; allowed: 64 hexadecimal digits"),
+        "{message}"
+    );
+
+    fs::remove_file(directory.0.join("data/server.key")).unwrap();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let message = refusal(&directory.run(&["--listen", &address, "--log", "off"]));
+    assert!(message.starts_with(&format!("cannot listen on {address}: ")), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn it_serves_without_a_file_and_stops_cleanly_when_told() {
+    use common::Client;
+    use shadowland_proto::{CloseReason, ConnectConfig, DisconnectReason};
+
+    let directory = Directory::new("serve");
+    for signal in ["INT", "TERM"] {
+        let mut server = directory
+            .command(&["--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        let mut value = |name: &str| {
+            let line = lines.next().unwrap().unwrap();
+            line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().to_owned()
+        };
+        let address = value("address").parse().unwrap();
+        let key: PublicKey = value("server key").parse().unwrap();
+        assert!(directory.0.join("data/server.key").exists());
+
+        let mut client = Client::connect(address, key.0, 5, ConnectConfig::default()).unwrap();
+        client.until("a snapshot", |client| client.heard.last.is_some());
+        let kill = format!("kill -{signal} {}", server.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        client.until("the server's goodbye", |client| client.close_reason().is_some());
+        assert_eq!(client.close_reason(), Some(CloseReason::Peer(DisconnectReason::ShuttingDown)));
+
+        let status = server.wait().unwrap();
+        let mut log = String::new();
+        server.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert!(status.success(), "{log}");
+        assert!(log.contains("stopped"), "{log}");
+    }
+}

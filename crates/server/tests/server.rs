@@ -1,0 +1,251 @@
+//! A whole server over the loopback interface.
+
+mod common;
+
+use std::collections::HashSet;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use common::{Client, config};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use shadowland_proto::{
+    CloseReason, ConnectConfig, ConnectError, DenyReason, DisconnectReason, DropReason, Identity,
+};
+use shadowland_server::config::Config;
+use shadowland_server::server::{Server, StartError};
+use shadowland_server::stats::ServerStats;
+use shadowland_wire::codec::{Reader, Writer};
+use shadowland_wire::header::{Flags, Header};
+use shadowland_wire::message::client::Input;
+
+fn start(config: Config) -> Server {
+    Server::start(config, Identity::generate(&mut StdRng::seed_from_u64(7))).unwrap()
+}
+
+fn join(server: &Server, seed: u64) -> Client {
+    let address = server.local_addr();
+    Client::connect(address, server.public_key(), seed, ConnectConfig::default()).unwrap()
+}
+
+/// Waits for the counters to say so, for five seconds at most.
+fn wait_for(server: &Server, what: &str, done: impl Fn(&ServerStats) -> bool) -> ServerStats {
+    let give_up = Instant::now() + Duration::from_secs(5);
+    loop {
+        let stats = server.stats();
+        if done(&stats) {
+            return stats;
+        }
+        assert!(Instant::now() < give_up, "not within five seconds: {what}; {stats:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn players_join_move_and_leave_on_every_worker() {
+    for workers in [1, 2] {
+        let server = start(config(workers, 100));
+        let mut clients: Vec<_> = (0..16).map(|seed| join(&server, seed)).collect();
+        for client in &mut clients {
+            client.until("welcome and a snapshot", |client| {
+                client.heard.welcome.is_some() && client.heard.last.is_some()
+            });
+        }
+        let entities: HashSet<_> =
+            clients.iter().map(|client| client.heard.welcome.unwrap().entity.to_bits()).collect();
+        assert_eq!(entities.len(), 16, "everybody is somebody else");
+        let stats = wait_for(&server, "16 players", |stats| stats.players() == 16);
+        assert_eq!(stats.workers.len(), workers);
+        assert!(stats.workers.iter().all(|worker| worker.players > 0), "the kernel spreads them: {stats:?}");
+
+        let client = &mut clients[0];
+        let before = client.heard.last.unwrap().owner.unwrap().position;
+        let forward = Input { forward: 127, ..Input::default() };
+        for _ in 0..20 {
+            client.step(Some(forward));
+        }
+        client.until("the last input to be processed", |client| client.heard.last.unwrap().last_input == 20);
+        assert_ne!(client.heard.last.unwrap().owner.unwrap().position, before);
+
+        for client in &mut clients[8..] {
+            let now = client.now();
+            client.connection.close(now, DisconnectReason::Leaving);
+            client.step(None);
+        }
+        let stats = wait_for(&server, "8 players", |stats| stats.players() == 8);
+        assert_eq!((stats.sum(|worker| worker.left), stats.sum(|worker| worker.lost)), (8, 0));
+    }
+}
+
+#[test]
+fn everybody_is_told_when_the_server_stops() {
+    let server = start(config(2, 100));
+    let mut clients: Vec<_> = (0..8).map(|seed| join(&server, seed)).collect();
+    for client in &mut clients {
+        client.until("a snapshot", |client| client.heard.last.is_some());
+    }
+    let stats = server.shutdown();
+    assert!(stats.ticks.ticks > 0 && stats.cpu() > Duration::ZERO);
+    for client in &mut clients {
+        client.until("the server's goodbye", |client| client.close_reason().is_some());
+        assert_eq!(client.close_reason(), Some(CloseReason::Peer(DisconnectReason::ShuttingDown)));
+    }
+}
+
+#[test]
+fn nothing_leaves_in_clear_after_the_handshake() {
+    let server = start(config(1, 10));
+    let mut client = join(&server, 1);
+    client.until("snapshots", |client| client.heard.snapshots > 30);
+    let mut welcome = [0; 32];
+    let mut writer = Writer::new(&mut welcome);
+    client.heard.welcome.unwrap().encode(&mut writer).unwrap();
+    assert!(client.datagrams.len() > 30);
+    for datagram in &client.datagrams {
+        let header = Header::decode(&mut Reader::new(datagram)).unwrap();
+        assert_eq!(header.connection_id, client.connection.id());
+        assert!(header.flags.contains(Flags::ENCRYPTED) && header.flags.contains(Flags::CHACHA20_POLY1305));
+        let seen = datagram.windows(writer.written().len()).any(|window| window == writer.written());
+        assert!(!seen, "the welcome message stands in a datagram");
+    }
+}
+
+#[test]
+fn a_full_server_says_so_and_has_room_again() {
+    let server = start(config(1, 2));
+    let mut first = join(&server, 1);
+    let mut second = join(&server, 2);
+    for client in [&mut first, &mut second] {
+        client.until("a snapshot", |client| client.heard.last.is_some());
+    }
+    wait_for(&server, "two players", |stats| stats.players() == 2);
+    let quick = || ConnectConfig { timeout: Duration::from_millis(300), ..ConnectConfig::default() };
+    let refused = Client::connect(server.local_addr(), server.public_key(), 3, quick());
+    assert_eq!(refused.err(), Some(ConnectError::Denied(DenyReason::Full)));
+
+    let now = first.now();
+    first.connection.close(now, DisconnectReason::Leaving);
+    first.step(None);
+    wait_for(&server, "one player", |stats| stats.players() == 1);
+    join(&server, 4).until("a snapshot", |client| client.heard.last.is_some());
+}
+
+#[test]
+fn who_gets_through_the_handshake_of_a_full_world_is_told_too() {
+    // Two at once: both are let in by the worker, and the world has room for one.
+    let server = start(config(1, 1));
+    let mut clients = [join(&server, 1), join(&server, 2)];
+    let give_up = Instant::now() + Duration::from_secs(5);
+    loop {
+        clients.iter_mut().for_each(|client| client.step(None));
+        let welcomed = clients.iter().filter(|client| client.heard.last.is_some()).count();
+        let refused = clients
+            .iter()
+            .filter(|client| client.close_reason() == Some(CloseReason::Peer(DisconnectReason::Full)))
+            .count();
+        if (welcomed, refused) == (1, 1) {
+            break;
+        }
+        assert!(Instant::now() < give_up, "{welcomed} welcomed, {refused} refused");
+    }
+}
+
+#[test]
+fn a_wrong_version_and_a_wrong_key_are_told_apart() {
+    let server = start(config(1, 10));
+    let quick = || ConnectConfig { timeout: Duration::from_millis(300), ..ConnectConfig::default() };
+    let version = ConnectConfig { version: 999, ..quick() };
+    let error = Client::connect(server.local_addr(), server.public_key(), 1, version).err();
+    assert_eq!(error, Some(ConnectError::Denied(DenyReason::Version)));
+
+    let other = Identity::generate(&mut StdRng::seed_from_u64(8)).public_key();
+    let error = Client::connect(server.local_addr(), other, 1, quick()).err();
+    assert_eq!(error, Some(ConnectError::NotAccepted));
+}
+
+#[test]
+fn junk_is_counted_and_disturbs_nobody() {
+    let server = start(config(1, 10));
+    let mut client = join(&server, 1);
+    client.until("a snapshot", |client| client.heard.last.is_some());
+
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger.connect(server.local_addr()).unwrap();
+    let mut forged = client.connection.id().to_le_bytes().to_vec();
+    forged.extend([0, 3, 9, 9, 9, 9, 9, 9, 9, 9]);
+    forged.resize(80, 0xaa);
+    let mut nobody = forged.clone();
+    nobody[..4].copy_from_slice(&[0, 0xff, 0, 1]);
+    for _ in 0..20 {
+        for junk in [&[][..], &[0; 3], &[0; 1200], &[0xff; 500], &forged, &nobody, &vec![1; 3000]] {
+            stranger.send(junk).unwrap();
+        }
+        client.step(None);
+    }
+    let stats = wait_for(&server, "all junk counted", |stats| {
+        stats.sum(|worker| worker.dropped.total()) >= 120 && stats.sum(|worker| worker.oversized) >= 20
+    });
+    let by = |reason| stats.sum(|worker| worker.dropped.by(reason));
+    let expected = [DropReason::NotProtocol, DropReason::BadTag, DropReason::UnknownSession].map(by);
+    assert_eq!(expected, [80, 20, 20], "{stats:?}");
+    let before = client.heard.snapshots;
+    client.until("more snapshots", |client| client.heard.snapshots > before + 10);
+    assert_eq!(client.close_reason(), None);
+}
+
+#[test]
+fn a_silent_player_is_gone_after_the_idle_timeout() {
+    let mut config = config(1, 10);
+    config.session.idle_timeout = Duration::from_millis(300);
+    let server = start(config);
+    let mut client = join(&server, 1);
+    client.until("a snapshot", |client| client.heard.last.is_some());
+    drop(client);
+    let stats = wait_for(&server, "nobody", |stats| stats.players() == 0);
+    assert_eq!(stats.sum(|worker| worker.lost), 1);
+}
+
+#[test]
+fn fewer_packets_a_second_on_request() {
+    let mut config = config(1, 10);
+    config.session.send_hz = 10;
+    let server = start(config);
+    let mut client = join(&server, 1);
+    client.until("a snapshot", |client| client.heard.last.is_some());
+    let (first, before) = (client.heard.last.unwrap().tick, client.heard.snapshots);
+    client.until("ten more", |client| client.heard.snapshots == before + 10);
+    let ticks = client.heard.last.unwrap().tick - first;
+    assert!((60..=72).contains(&ticks), "{ticks} ticks for ten snapshots");
+}
+
+#[test]
+fn subscribers_see_every_tick_and_the_ticks_keep_their_time() {
+    let server = start(config(1, 10));
+    let tap = server.frame_tap(1000);
+    let mut last: Option<(u32, Instant)> = None;
+    for _ in 0..60 {
+        let published = tap.next_timeout(Duration::from_secs(1)).expect("a frame");
+        if let Some((tick, started)) = last {
+            assert_eq!(published.frame.tick(), tick + 1);
+            assert!(published.tick_started > started);
+        }
+        last = Some((published.frame.tick(), published.tick_started));
+    }
+    assert_eq!(tap.missed(), 0);
+    let stats = wait_for(&server, "durations", |stats| stats.ticks.duration_us.len() > 30);
+    assert!(stats.ticks.duration_us.max() >= stats.ticks.simulation_us.min());
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_error_with_any_number_of_workers() {
+    let first = start(config(2, 10));
+    for workers in [1, 2] {
+        let mut config = config(workers, 10);
+        config.network.listen = first.local_addr();
+        let error = Server::start(config, Identity::generate(&mut StdRng::seed_from_u64(9))).unwrap_err();
+        assert!(matches!(error, StartError::Bind { .. }));
+        let message = error.to_string();
+        assert!(message.starts_with(&format!("cannot listen on {}: ", first.local_addr())), "{message}");
+        assert_eq!(message.lines().count(), 1);
+    }
+}
