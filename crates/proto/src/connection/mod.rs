@@ -21,6 +21,8 @@ mod replay;
 mod rtt;
 mod sent;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use outbox::SendError;
 pub use packet_builder::{PacketBuilder, Sent};

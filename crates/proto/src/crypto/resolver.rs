@@ -181,3 +181,70 @@ impl Hash for Sha256 {
         out[..32].copy_from_slice(self.0.clone().finish().as_ref());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::identity::Identity;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn state(private: &str, ephemeral: &str, server: Option<&[u8; 32]>) -> snow::HandshakeState {
+        let identity = Identity::from_private_key(&bytes(private).try_into().unwrap());
+        let ephemeral = Zeroizing::new(bytes(ephemeral).try_into().unwrap());
+        let resolver = Resolver { identity: identity.key_pair(), ephemeral };
+        let params = "Noise_IK_25519_ChaChaPoly_SHA256".parse().unwrap();
+        let builder = snow::Builder::with_resolver(params, Box::new(resolver));
+        let builder = builder.prologue(b"John Galt").unwrap();
+        let builder = builder.local_private_key(identity.private_key()).unwrap();
+        match server {
+            Some(key) => builder.remote_public_key(key).unwrap().build_initiator().unwrap(),
+            None => builder.build_responder().unwrap(),
+        }
+    }
+
+    /// A handshake that another implementation has computed: the Noise test vectors of `cacophony` (Haskell).
+    #[test]
+    fn the_handshake_is_the_one_that_others_compute() {
+        let responder_key = "4a3acbfdb163dec651dfa3194dece676d437029c62a408b4c5ea9114246e4893";
+        let server = Identity::from_private_key(&bytes(responder_key).try_into().unwrap()).public_key();
+        assert_eq!(server[..], bytes("31e0303fd6418d2f8c0e78b91f22e8caed0fbe48656dcf4767e4834f701b8f62"));
+        let mut initiator = state(
+            "e61ef9919cde45dd5f82166404bd08e38bceb5dfdfded0a34c8df7ed542214d1",
+            "893e28b9dc6ca8d611ab664754b8ceb7bac5117349a4439a6b0569da977c464a",
+            Some(&server),
+        );
+        let mut responder =
+            state(responder_key, "bbdb4cdbd309f1a1f2e1456967fe288cadd6f712d65dc7b7793d5e63da6b375b", None);
+
+        let (mut message, mut payload) = ([0; 200], [0; 200]);
+        let length = initiator.write_message(b"Ludwig von Mises", &mut message).unwrap();
+        assert_eq!(
+            message[..length],
+            bytes(
+                "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c7944718da798efbcd91528520204f904\
+                 b9bd6c7413dccdc214d951e15253e39987f18146e8cd0873654207148333479d4d16c289f0294b29960a72f48e0b\
+                 7bba2e89083169825e59642148d492020664ccf7"
+            )
+        );
+        let length = responder.read_message(&message[..length], &mut payload).unwrap();
+        assert_eq!(&payload[..length], b"Ludwig von Mises");
+
+        let length = responder.write_message(b"Murray Rothbard", &mut message).unwrap();
+        assert_eq!(
+            message[..length],
+            bytes(
+                "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f1448088435361e70b2ed446e6c9ec387d1d6b\
+                 3b840f194e373979d241b203c4acafccf5"
+            )
+        );
+        let length = initiator.read_message(&message[..length], &mut payload).unwrap();
+        assert_eq!(&payload[..length], b"Murray Rothbard");
+        let hash = bytes("0b0f68fb0c27e03ce9b97565995ed4838cc0581b762ef72b062f6a546419fad7");
+        assert_eq!(initiator.get_handshake_hash(), hash);
+        assert_eq!(responder.get_handshake_hash(), hash);
+        assert_eq!(initiator.dangerously_get_raw_split(), responder.dangerously_get_raw_split());
+    }
+}

@@ -30,6 +30,12 @@ impl Sealer {
         self.next_sequence > SEQUENCE_MAX
     }
 
+    /// Uses up all sequences but none of them twice.
+    #[cfg(test)]
+    pub(crate) fn exhaust(&mut self) {
+        self.next_sequence = SEQUENCE_MAX + 1;
+    }
+
     /// Seals a packet in place and returns its sequence. `packet` is room for the header, the payload, and room
     /// for the tag.
     ///

@@ -1,0 +1,174 @@
+//! What a peer with the keys can do that it should not: payloads that no connection of ours would seal.
+
+use super::*;
+use shadowland_wire::codec::Writer;
+use shadowland_wire::header::HEADER_BYTES;
+use shadowland_wire::limits::TAG_BYTES;
+use zeroize::Zeroizing;
+
+const NOW: Time = Time::from_micros(1_000_000);
+const ANSWER: Control = Control::ReliableHandshake(ReliableHandshake {
+    answer: true,
+    first_id: 10,
+    window_messages: 64,
+    window_bytes: 65_536,
+});
+
+#[derive(Default)]
+struct Log(Vec<(u8, Vec<u8>)>);
+
+impl Receiver for Log {
+    fn message(&mut self, kind: u8, body: &[u8]) {
+        self.0.push((kind, body.to_vec()));
+    }
+    fn acked(&mut self, _sequence: u64) {}
+}
+
+/// A client's connection, and a sealer for packets from its server.
+fn client() -> (Connection, Sealer) {
+    let keys =
+        SessionKeys { client_to_server: Zeroizing::new([1; 32]), server_to_client: Zeroizing::new([2; 32]) };
+    let acceptance = Acceptance { connection_id: 7, parameters: SessionParameters::default() };
+    (Connection::new(Role::Client, &acceptance, &keys, NOW), Sealer::new(&[2; 32], 7))
+}
+
+fn established() -> (Connection, Sealer) {
+    let (mut client, mut server) = client();
+    let answer = payload(|writer| ANSWER.encode(writer).unwrap());
+    client.handle(NOW, &mut seal(&mut server, &answer), &mut Log::default()).unwrap();
+    assert_eq!(client.state(), State::Established);
+    (client, server)
+}
+
+/// A payload that acknowledges nothing.
+fn payload(write: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+    let mut buffer = [0; 1100];
+    let mut writer = Writer::new(&mut buffer);
+    writer.u8(0).unwrap();
+    write(&mut writer);
+    writer.written().to_vec()
+}
+
+fn seal(sealer: &mut Sealer, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; HEADER_BYTES];
+    packet.extend(payload);
+    packet.extend([0; TAG_BYTES]);
+    sealer.seal(&mut packet, Channel::Unreliable, Flags::NONE);
+    packet
+}
+
+/// Gives the client one packet; what came of it, what was delivered, and whether it will be acknowledged.
+fn give(
+    client: &mut Connection,
+    server: &mut Sealer,
+    payload: &[u8],
+) -> (Result<(), DropReason>, Vec<(u8, Vec<u8>)>, bool) {
+    let mut log = Log::default();
+    let before = client.received.block(NOW);
+    let result = client.handle(NOW, &mut seal(server, payload), &mut log);
+    (result, log.0, client.received.block(NOW) != before)
+}
+
+#[test]
+fn a_broken_message_costs_its_packet_the_acknowledgement_and_nothing_else() {
+    let (mut client, mut server) = established();
+    let broken = [0, 0x41, 1, 5, 0x41, 9, 1];
+    let outcome = give(&mut client, &mut server, &broken);
+    assert_eq!(outcome, (Err(DropReason::Malformed), vec![(0x41, vec![5])], false));
+    let outcome = give(&mut client, &mut server, &[0, 0x41, 1, 6]);
+    assert_eq!(outcome, (Ok(()), vec![(0x41, vec![6])], true));
+    // The gap stays: the broken packet was never applied.
+    assert_eq!(client.received.block(NOW).unwrap().mask, !1);
+}
+
+#[test]
+fn unknown_messages_are_skipped() {
+    let (mut client, mut server) = established();
+    let outcome = give(&mut client, &mut server, &[0, 0x1f, 2, 9, 9, 0x05, 1, 9, 0x7f, 0, 0x41, 1, 6]);
+    assert_eq!(outcome, (Ok(()), vec![(0x7f, vec![]), (0x41, vec![6])], true));
+    assert_eq!(client.stats().messages_unknown, 2);
+}
+
+#[test]
+fn nothing_is_delivered_before_the_reliable_handshake_unless_it_rides_along() {
+    let (mut client, mut server) = client();
+    let outcome = give(&mut client, &mut server, &[0, 0x41, 1, 6]);
+    assert_eq!(outcome, (Err(DropReason::NotEstablished), vec![], false));
+    let together = payload(|writer| {
+        ANSWER.encode(writer).unwrap();
+        writer.bytes(&[0x41, 1, 6]).unwrap();
+    });
+    let outcome = give(&mut client, &mut server, &together);
+    assert_eq!(outcome, (Ok(()), vec![(0x41, vec![6])], true));
+}
+
+#[test]
+fn a_reliable_message_too_far_ahead_is_not_acknowledged() {
+    let (mut client, mut server) = established();
+    // Stream 0 starts at 10, as the server has said.
+    let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 10 + 64, 1, 5]);
+    assert_eq!(outcome, (Err(DropReason::AheadOfWindow), vec![], false));
+    let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 10, 1, 5]);
+    assert_eq!(outcome, (Ok(()), vec![(0x41, vec![5])], true));
+    // Again, in another packet: taken, and acknowledged, but not delivered.
+    let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 10, 1, 5]);
+    assert_eq!(outcome, (Ok(()), vec![], true));
+}
+
+#[test]
+fn a_packet_of_too_many_messages_is_refused() {
+    let (mut client, mut server) = established();
+    let mut many = vec![0];
+    many.extend([0x41, 0].repeat(MESSAGES_PER_PACKET + 1));
+    assert_eq!(give(&mut client, &mut server, &many).0, Err(DropReason::TooManyMessages));
+    assert_eq!(give(&mut client, &mut server, &many[..many.len() - 2]).0, Ok(()));
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_never_sent_is_refused() {
+    let (mut client, mut server) = established();
+    for sequence in [1u32, 200, u32::MAX] {
+        let mut block = vec![0x80];
+        block.extend(sequence.to_le_bytes());
+        assert_eq!(give(&mut client, &mut server, &block).0, Err(DropReason::Malformed), "{sequence}");
+    }
+    assert_eq!(client.stats().packets_acked, 0);
+}
+
+#[test]
+fn ids_that_would_run_out_are_refused() {
+    let (mut client, mut server) = client();
+    let answer = payload(|writer| {
+        Control::ReliableHandshake(ReliableHandshake {
+            answer: true,
+            first_id: u64::MAX,
+            window_messages: 64,
+            window_bytes: 0,
+        })
+        .encode(writer)
+        .unwrap();
+    });
+    assert_eq!(give(&mut client, &mut server, &answer).0, Err(DropReason::Malformed));
+    assert_eq!(client.state(), State::Handshaking);
+}
+
+#[test]
+fn flags_of_what_does_not_exist_yet_are_refused_before_the_payload_is_opened() {
+    let (mut client, mut server) = established();
+    for flag in [Flags::REKEY, Flags::FRAGMENT, Flags::COMPRESSED, Flags::KEY_PHASE] {
+        let mut packet = vec![0; HEADER_BYTES + 1 + TAG_BYTES];
+        server.seal(&mut packet, Channel::Unreliable, flag);
+        let result = client.handle(NOW, &mut packet, &mut Log::default());
+        assert_eq!(result, Err(DropReason::NotSealed));
+    }
+}
+
+#[test]
+fn a_session_whose_sequences_are_used_up_ends() {
+    let (mut client, _) = established();
+    client.sealer.exhaust();
+    assert!(client.packet(NOW, &mut [0; DATAGRAM_BYTES]).is_none());
+    client.on_timeout(NOW);
+    assert_eq!(client.state(), State::Closed(CloseReason::Local(DisconnectReason::KeysExhausted)));
+    assert_eq!(client.poll_transmit(NOW, &mut [0; DATAGRAM_BYTES]), None);
+}
