@@ -2,7 +2,8 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use rand::SeedableRng;
@@ -11,6 +12,9 @@ use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs};
 use shadowland_server::config::Config;
 use shadowland_server::identity::{self, PublicKey};
 use shadowland_server::server::Server;
+
+/// How often a running server is looked after.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a command did not do what it should.
 pub(crate) struct Failure {
@@ -58,8 +62,11 @@ pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
     let server = Server::start(config, identity).map_err(not_started)?;
     announce(&server)?;
 
-    // An error means that the handler is gone, and then nobody could stop us.
-    let _ = stopped.recv();
+    while stopped.recv_timeout(LOOK_AFTER) == Err(RecvTimeoutError::Timeout) {
+        if server.has_failed() {
+            return Err(anyhow!("a thread of the server has ended; the message above says why").into());
+        }
+    }
     tracing::info!(players = server.stats().players(), "stopping");
     server.shutdown();
     tracing::info!("stopped");

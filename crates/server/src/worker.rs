@@ -34,7 +34,7 @@ pub(crate) const SOCKET: Token = Token(0);
 /// Token of the waker in the worker's poll.
 pub(crate) const WAKER: Token = Token(1);
 
-/// Datagrams per system call; more brings nothing (docs/PERFORMANCE.md).
+/// Datagrams per system call: 256 were measured to be no cheaper each than 64.
 const BATCH: usize = 64;
 /// Batches that are received before sessions are served again.
 const BATCHES_PER_TURN: usize = 8;
