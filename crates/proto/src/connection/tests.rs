@@ -57,12 +57,11 @@ fn seal(sealer: &mut Sealer, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Gives the client one packet; what came of it, what was delivered, and whether it will be acknowledged.
-fn give(
-    client: &mut Connection,
-    server: &mut Sealer,
-    payload: &[u8],
-) -> (Result<(), DropReason>, Vec<(u8, Vec<u8>)>, bool) {
+/// What came of a packet, what was delivered, and whether it will be acknowledged.
+type Outcome = (Result<(), DropReason>, Vec<(u8, Vec<u8>)>, bool);
+
+/// Gives the client one packet.
+fn give(client: &mut Connection, server: &mut Sealer, payload: &[u8]) -> Outcome {
     let mut log = Log::default();
     let before = client.received.block(NOW);
     let result = client.handle(NOW, &mut seal(server, payload), &mut log);

@@ -1,0 +1,95 @@
+//! `docs/PROTOCOL.md` and the code say the same: types, limits, examples.
+
+use shadowland_wire::ack::{AckBlock, AckDelay};
+use shadowland_wire::codec::Writer;
+use shadowland_wire::header::{Channel, Flags, Header};
+use shadowland_wire::limits;
+use shadowland_wire::message::control::DisconnectReason;
+use shadowland_wire::message::{ClientType, ControlType, Frame, MessageId, ServerType, StreamId};
+
+const DOCUMENT: &str = include_str!("../../../docs/PROTOCOL.md");
+
+fn row(first: &str) -> &'static str {
+    let row = DOCUMENT.lines().find(|line| line.starts_with(&format!("| {first} |")));
+    row.unwrap_or_else(|| panic!("no row for {first}"))
+}
+
+#[test]
+fn the_table_of_message_types_is_that_of_the_code() {
+    let mut types: Vec<(u8, String)> = Vec::new();
+    types.extend(ControlType::ALL.map(|kind| (kind as u8, format!("{kind:?}"))));
+    types.extend(ClientType::ALL.map(|kind| (kind as u8, format!("{kind:?}"))));
+    types.extend(ServerType::ALL.map(|kind| (kind as u8, format!("{kind:?}"))));
+    for (number, name) in &types {
+        let start = format!("| {number:#04x} | {name} |");
+        assert!(DOCUMENT.contains(&start), "no row {start}");
+    }
+    let table = DOCUMENT.split("### Message types").nth(1).unwrap().split("##").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| 0x")).count();
+    assert_eq!(rows, types.len(), "a type is in the document but not in the code");
+}
+
+#[test]
+fn the_limits_are_those_of_the_code() {
+    let kib = 1024;
+    for (what, text, named, value) in [
+        ("datagram", "1200 bytes", limits::DATAGRAM_BYTES, 1200),
+        ("replay window", "64 packets", limits::REPLAY_WINDOW as usize, 64),
+        ("messages in a packet", "128", limits::MESSAGES_PER_PACKET, 128),
+        ("ordered streams in a direction", "8, and one unordered", limits::RELIABLE_STREAMS, 8),
+        ("reliable message", "1024 bytes", limits::RELIABLE_MESSAGE_BYTES, kib),
+        ("unacknowledged reliable messages", "64 KiB, 1024", limits::RELIABLE_SEND_BYTES, 64 * kib),
+        ("of those under way at a time", "32 KiB", limits::RELIABLE_IN_FLIGHT_BYTES, 32 * kib),
+        ("held ahead of a gap", "64 messages per stream, 64 KiB", limits::REORDER_BYTES, 64 * kib),
+        ("login token", "256 bytes", limits::TOKEN_BYTES, 256),
+        ("accepted handshakes remembered", "8192, 10 s", limits::REMEMBERED_HANDSHAKES, 8192),
+        ("rate buckets for networks", "4096", limits::NETWORK_BUCKETS, 4096),
+    ] {
+        assert!(row(what).contains(&format!("| {text} |")), "{}", row(what));
+        assert_eq!(named, value, "{what}");
+    }
+    assert_eq!(limits::RELIABLE_SEND_MESSAGES, kib);
+    assert_eq!(limits::REORDER_WINDOW, 64);
+    assert!(row("sequence").contains("2^48"));
+    assert_eq!(limits::SEQUENCE_MAX, 1 << 48);
+    assert_eq!(limits::RELIABLE_FIRST_ID_MAX, 1 << 62);
+}
+
+#[test]
+fn the_reasons_are_those_of_the_code() {
+    let section = DOCUMENT.split("## 8. Disconnect").nth(1).unwrap().split("## 9").next().unwrap();
+    let codes = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok());
+    let codes: Vec<u8> = codes.collect();
+    let known = (0..=u8::MAX)
+        .filter(|&code| !matches!(DisconnectReason::from_code(code), DisconnectReason::Other(_)));
+    assert_eq!(codes, known.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_examples_are_what_the_code_writes() {
+    let header = Header {
+        connection_id: 0x0403_0201,
+        channel: Channel::ReliableUnordered,
+        flags: Flags::SEALED.with(Flags::KEY_PHASE),
+        sequence: 0x0c0b_0a09_0807_0605,
+    };
+    documented(&header.to_bytes());
+
+    let mut buffer = [0; 64];
+    let mut writer = Writer::new(&mut buffer);
+    let block = AckBlock { largest_low: 0x0403_0201, mask: 0x0e, delay: AckDelay::from_micros(1_000) };
+    AckBlock::encode(Some(&block), &mut writer).unwrap();
+    documented(writer.written());
+
+    let mut writer = Writer::new(&mut buffer);
+    Frame { kind: 0x41, reliable: None, body: &[9, 8] }.encode(&mut writer).unwrap();
+    let stream = StreamId::new(Channel::ReliableOrdered, 3).unwrap();
+    let place = MessageId { stream, id: 300 };
+    Frame { kind: 0x40, reliable: Some(place), body: &[7] }.encode(&mut writer).unwrap();
+    documented(writer.written());
+}
+
+fn documented(bytes: &[u8]) {
+    let hex: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(DOCUMENT.contains(&format!("`{}`", hex.join(" "))), "{}", hex.join(" "));
+}
