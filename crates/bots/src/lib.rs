@@ -1,1 +1,28 @@
-//! Being built.
+//! The load generator: simulated players over real sockets, and the means to judge what they see.
+//!
+//! ```text
+//!   Bots::start ──▶ threads ──▶ sockets, each shared by several bots ──▶ client::Session per bot
+//!                      │                                                    │
+//!        freeze, stop ─┤                                                    ├─ Replica  ──▶ converged
+//!               stats ◀┘                                                    └─ samples  ──▶ latency
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`fleet`] | [`Bots`]: start, watch, freeze and stop them |
+//! | `driver` | a thread and its bots |
+//! | `shared_socket` | a socket that several bots share |
+//! | [`wander`] | what a bot does all day |
+//! | [`converged`] | whether a bot sees exactly what is there |
+//! | [`latency`] | how long a change takes until those who should see it do |
+
+#![forbid(unsafe_code)]
+
+pub mod converged;
+mod driver;
+pub mod fleet;
+pub mod latency;
+mod shared_socket;
+pub mod wander;
+
+pub use fleet::{Bots, BotsConfig, BotsError, BotsStats};

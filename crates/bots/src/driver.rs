@@ -1,0 +1,422 @@
+//! A thread and its bots.
+//!
+//! The bots are served in turn, spread evenly over the interval in which each sends once, so that the thread
+//! sends a small batch at a time instead of all at once. In between it takes what has arrived.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use rand::rngs::StdRng;
+use shadowland_client::replica::Watcher;
+use shadowland_client::session::{End, Event, Session};
+use shadowland_proto::{ConnectConfig, Time};
+use shadowland_udp::{RecvBatch, SendBatch};
+use shadowland_wire::block::EntityRecord;
+
+use crate::fleet::{BotsConfig, INPUT_HZ, Inspection, Shared, ThreadStats};
+use crate::latency::Sample;
+use crate::shared_socket::SharedSocket;
+use crate::wander::Wanderer;
+
+/// Datagrams a system call.
+const BATCH: usize = 64;
+/// Batches that are taken from a socket before somebody else's turn.
+const BATCHES_PER_TURN: usize = 8;
+/// Bots that are served before the sockets' turn.
+const BOTS_PER_TURN: u64 = 128;
+/// The thread sleeps at least so long when nothing arrives, so that datagrams leave in batches.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(2);
+/// Longest sleep: it has to look whether it is to stop.
+const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+/// How often the thread tells its counters.
+const TELL_EVERY: Duration = Duration::from_millis(20);
+/// Samples that wait for whoever drains them; further ones are dropped and counted.
+const SAMPLES_WAITING: usize = 1 << 20;
+
+/// The clock of all bots of a process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(pub(crate) Instant);
+
+impl Clock {
+    pub(crate) fn now(self) -> Time {
+        self.at(Instant::now())
+    }
+
+    /// What the clock showed then; zero for what was before it started.
+    pub(crate) fn at(self, instant: Instant) -> Time {
+        let passed = instant.saturating_duration_since(self.0).as_micros();
+        Time::from_micros(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+}
+
+struct Bot {
+    index: usize,
+    socket: usize,
+    starts_at: Time,
+    mind: Wanderer,
+    /// `None` until it starts to connect.
+    session: Option<Session>,
+    plays: bool,
+    samples: bool,
+}
+
+/// A thread's part of the fleet.
+pub(crate) struct Driver {
+    config: Arc<BotsConfig>,
+    shared: Arc<Shared>,
+    /// This thread's number.
+    thread: usize,
+    inspections: Receiver<Inspection>,
+    clock: Clock,
+    rng: StdRng,
+    poll: Poll,
+    sockets: Vec<SharedSocket>,
+    bots: Vec<Bot>,
+    outbox: SendBatch,
+    /// The socket that the outbox is for.
+    outbox_socket: usize,
+    /// Turns that bots have had, all together.
+    turns: u64,
+    samples: Vec<Sample>,
+    stats: ThreadStats,
+    told_at: Time,
+}
+
+impl Driver {
+    /// Opens the sockets for the thread's bots. `rng` makes their keys.
+    pub(crate) fn new(
+        config: Arc<BotsConfig>,
+        shared: Arc<Shared>,
+        thread: usize,
+        inspections: Receiver<Inspection>,
+        clock: Clock,
+        rng: StdRng,
+    ) -> io::Result<Self> {
+        let threads = config.threads();
+        let first = config.count * thread / threads;
+        let count = config.count * (thread + 1) / threads - first;
+        let per_socket = config.bots_per_socket.clamp(1, count.div_ceil(8).max(1));
+        let poll = Poll::new()?;
+        let mut sockets = Vec::new();
+        for number in 0..count.div_ceil(per_socket) {
+            let mut socket = SharedSocket::open(config.server)?;
+            poll.registry().register(&mut socket.socket, Token(number), Interest::READABLE)?;
+            sockets.push(socket);
+        }
+        let bots = (0..count).map(|number| Bot {
+            index: first + number,
+            socket: number / per_socket,
+            starts_at: config.connect_at(number * threads + thread),
+            mind: Wanderer::new(config.seed, first + number),
+            session: None,
+            plays: false,
+            samples: config.is_sampled(first + number),
+        });
+        Ok(Self {
+            bots: bots.collect(),
+            config,
+            shared,
+            thread,
+            inspections,
+            clock,
+            rng,
+            poll,
+            sockets,
+            outbox: SendBatch::new(BATCH),
+            outbox_socket: 0,
+            turns: 0,
+            samples: Vec::new(),
+            stats: ThreadStats::default(),
+            told_at: Time::default(),
+        })
+    }
+
+    /// Drives the bots until they are to stop.
+    pub(crate) fn run(mut self) {
+        lower_priority(self.config.nice);
+        let mut events = Events::with_capacity(256);
+        let mut inbox = RecvBatch::new(BATCH);
+        while !self.shared.stops() {
+            let sleep = self.sleep();
+            if let Err(error) = self.poll.poll(&mut events, Some(sleep))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                self.stats.errors += 1;
+                std::thread::sleep(LONGEST_SLEEP);
+            }
+            for event in &events {
+                self.sockets[event.token().0].readable = true;
+            }
+            for socket in 0..self.sockets.len() {
+                if self.sockets[socket].readable {
+                    self.receive(socket, &mut inbox);
+                }
+            }
+            self.serve_due();
+            self.flush();
+            self.tell(&inbox);
+            while let Ok(inspection) = self.inspections.try_recv() {
+                let mut sessions =
+                    self.bots.iter().filter_map(|bot| Some((bot.index, bot.session.as_ref()?)));
+                inspection(&mut sessions);
+            }
+        }
+        self.leave();
+        self.told_at = Time::default();
+        self.tell(&inbox);
+    }
+
+    fn sleep(&self) -> Duration {
+        if self.sockets.iter().any(|socket| socket.readable) {
+            return Duration::ZERO;
+        }
+        let next = Time::from_micros((self.turns + 1) * self.turn_ns() / 1_000);
+        (next - self.clock.now()).clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
+    }
+
+    /// From one bot's turn to the next one's.
+    fn turn_ns(&self) -> u64 {
+        1_000_000_000 / (u64::from(self.config.send_hz) * self.bots.len().max(1) as u64)
+    }
+
+    /// Takes what has arrived at a socket, as far as its turn goes.
+    fn receive(&mut self, socket: usize, inbox: &mut RecvBatch) {
+        for _ in 0..BATCHES_PER_TURN {
+            let received = match self.sockets[socket].socket.recv(inbox) {
+                Ok(received) => received,
+                Err(_) => {
+                    self.stats.errors += 1;
+                    0
+                }
+            };
+            let now = self.clock.now();
+            for (from, datagram) in inbox.iter_mut() {
+                if from == self.config.server
+                    && let Some(bot) = self.sockets[socket].route(datagram)
+                {
+                    self.hand_over(now, bot, datagram);
+                } else {
+                    // Such as a second answer to a request that was repeated.
+                    self.stats.strays += 1;
+                }
+            }
+            if received < BATCH {
+                self.sockets[socket].readable = false;
+                return;
+            }
+        }
+    }
+
+    fn hand_over(&mut self, now: Time, number: usize, datagram: &mut [u8]) {
+        let bot = &mut self.bots[number];
+        let Some(session) = &mut bot.session else { return };
+        let echo = session.echo();
+        let handled = if bot.samples {
+            let start = self.samples.len();
+            let handled = session.handle_watched(now, datagram, &mut Sampler(&mut self.samples));
+            let applied_at = self.clock.now();
+            for sample in &mut self.samples[start..] {
+                sample.applied_at = applied_at;
+            }
+            handled
+        } else {
+            session.handle(now, datagram)
+        };
+        self.stats.dropped += u64::from(handled.is_err());
+        if let (Some(echo), Some(id)) = (echo, session.connection_id()) {
+            self.sockets[bot.socket].connected(number, echo, id);
+        }
+        // Who plays answers when it is its turn; who wants to play does not wait.
+        if !bot.plays {
+            self.transmit(now, number);
+        }
+        self.hear(number);
+    }
+
+    /// Serves the bots whose turn has come.
+    fn serve_due(&mut self) {
+        let now = self.clock.now();
+        let due = now.as_micros() * 1_000 / self.turn_ns();
+        let bots = self.bots.len() as u64;
+        if bots == 0 {
+            return;
+        }
+        if due - self.turns > bots {
+            // A bot that missed a whole turn does not make up for it.
+            self.stats.turns_missed += due - self.turns - bots;
+            self.turns = due - bots;
+        }
+        for _ in 0..(due - self.turns).min(BOTS_PER_TURN) {
+            self.serve(now, (self.turns % bots) as usize);
+            self.turns += 1;
+        }
+    }
+
+    fn serve(&mut self, now: Time, number: usize) {
+        let bot = &mut self.bots[number];
+        let Some(session) = &mut bot.session else {
+            if now >= bot.starts_at {
+                self.connect(now, number);
+            }
+            return;
+        };
+        if session.is_over() {
+            return;
+        }
+        if session.next_timeout().is_some_and(|due| now >= due) {
+            session.on_timeout(now);
+        }
+        let frozen = self.shared.is_frozen();
+        for _ in 0..INPUT_HZ / self.config.send_hz {
+            let input = if frozen { bot.mind.still() } else { bot.mind.next_input() };
+            session.input(input);
+        }
+        self.transmit(now, number);
+        self.hear(number);
+    }
+
+    fn connect(&mut self, now: Time, number: usize) {
+        let bot = &mut self.bots[number];
+        let config = ConnectConfig { timeout: self.config.connect_timeout, ..ConnectConfig::default() };
+        match Session::new(config, self.config.server_key, &mut self.rng, now) {
+            Ok(session) => {
+                if let Some(echo) = session.echo() {
+                    self.sockets[bot.socket].connecting(number, echo);
+                }
+                bot.session = Some(session);
+                self.transmit(now, number);
+            }
+            Err(error) => {
+                self.stats.failed += 1;
+                self.shared.note_end(End::NotConnected(error));
+                bot.starts_at = Time::from_micros(u64::MAX);
+            }
+        }
+    }
+
+    /// Sends everything that a bot has to send now.
+    fn transmit(&mut self, now: Time, number: usize) {
+        if self.bots[number].socket != self.outbox_socket {
+            self.flush();
+            self.outbox_socket = self.bots[number].socket;
+        }
+        loop {
+            if self.outbox.is_full() {
+                self.flush();
+            }
+            let (Some(session), Some(slot)) = (&mut self.bots[number].session, self.outbox.slot()) else {
+                return;
+            };
+            let Some(length) = session.poll_transmit(now, slot) else { return };
+            self.outbox.commit(length, self.config.server);
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        if self.sockets[self.outbox_socket].socket.send(&mut self.outbox).is_err() {
+            self.stats.errors += 1;
+        }
+        // What the kernel does not take is lost, as on any network: bots do not wait for room.
+        self.stats.unsent += self.outbox.len() as u64;
+        self.outbox.clear();
+    }
+
+    /// Notes what happened to a bot.
+    fn hear(&mut self, number: usize) {
+        let bot = &mut self.bots[number];
+        let Some(session) = &mut bot.session else { return };
+        while let Some(event) = session.poll_event() {
+            match event {
+                Event::Connected => {}
+                Event::Welcomed(_) => {
+                    if !std::mem::replace(&mut bot.plays, true) {
+                        self.stats.playing += 1;
+                    }
+                }
+                Event::Disconnected(end) => {
+                    if std::mem::take(&mut bot.plays) {
+                        self.stats.playing -= 1;
+                    }
+                    match end {
+                        End::NotConnected(_) => self.stats.failed += 1,
+                        End::Unreadable(_) => {
+                            self.stats.lost += 1;
+                            self.stats.errors += 1;
+                        }
+                        End::Here(_) | End::ByServer(_) => self.stats.lost += 1,
+                    }
+                    self.shared.note_end(end);
+                }
+            }
+        }
+    }
+
+    /// Leaves the counters and samples where others find them.
+    fn tell(&mut self, inbox: &RecvBatch) {
+        if !self.samples.is_empty() {
+            let room = self.shared.add_samples(&self.samples, SAMPLES_WAITING);
+            self.stats.samples_dropped += self.samples.len().saturating_sub(room) as u64;
+            self.samples.clear();
+        }
+        let now = self.clock.now();
+        if now - self.told_at < TELL_EVERY {
+            return;
+        }
+        self.told_at = now;
+        let (arrived, left) = (inbox.stats(), self.outbox.stats());
+        self.stats.packets_in = arrived.datagrams;
+        self.stats.bytes_in = arrived.bytes;
+        self.stats.packets_out = left.datagrams;
+        self.stats.bytes_out = left.bytes;
+        self.stats.cpu = thread_cpu();
+        self.shared.tell(self.thread, self.stats);
+    }
+
+    fn leave(&mut self) {
+        let now = self.clock.now();
+        for number in 0..self.bots.len() {
+            if let Some(session) = &mut self.bots[number].session {
+                session.disconnect(now);
+                self.transmit(now, number);
+            }
+        }
+        self.flush();
+    }
+}
+
+/// Notes what a bot has applied.
+struct Sampler<'a>(&'a mut Vec<Sample>);
+
+impl Watcher for Sampler<'_> {
+    fn updated(&mut self, since: u32, tick: u32, record: &EntityRecord) {
+        self.0.push(Sample { entity: record.id, since, tick, applied_at: Time::default() });
+    }
+}
+
+/// Makes room for others on the machine; without effect where the system cannot.
+fn lower_priority(nice: i32) {
+    #[cfg(target_os = "linux")]
+    {
+        // Without a process it is the calling thread's own; to be nicer is always allowed.
+        let _ = rustix::process::setpriority_process(None, nice);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
+}
+
+/// CPU time that the calling thread has used; zero where the system does not tell.
+fn thread_cpu() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    }
+    #[cfg(not(target_os = "linux"))]
+    Duration::ZERO
+}
