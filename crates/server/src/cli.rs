@@ -75,6 +75,9 @@ pub struct BotsArgs {
     /// For how many seconds.
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
+    /// Packets a second of each player; inputs are made at 60 a second all the same.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = parse_send_hz)]
+    pub send_hz: u32,
     /// Print the report as one line of JSON.
     #[arg(long)]
     pub json: bool,
@@ -89,6 +92,9 @@ pub struct DemoArgs {
     /// For how many seconds.
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
+    /// Packets a second of each player; inputs are made at 60 a second all the same.
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = parse_send_hz)]
+    pub send_hz: u32,
     /// Print the report as one line of JSON.
     #[arg(long)]
     pub json: bool,
@@ -134,6 +140,11 @@ impl ConfigArgs {
 fn parse_assignment(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("KEY=VALUE is needed, such as world.npcs=500")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn parse_send_hz(text: &str) -> Result<u32, String> {
+    let hz = text.parse().ok().filter(|hz| shadowland_bots::fleet::SEND_HZ.contains(hz));
+    hz.ok_or_else(|| "one of 60, 30, 20, 15, 12, 10".to_owned())
 }
 
 fn parse_server(text: &str) -> Result<SocketAddr, String> {

@@ -8,10 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
+use shadowland_bots::BotsConfig;
 use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs};
 use shadowland_server::config::Config;
+use shadowland_server::demo::{self, DemoOptions};
 use shadowland_server::identity::{self, PublicKey};
+use shadowland_server::load;
 use shadowland_server::server::Server;
+
+use crate::progress::{self, Line};
 
 /// How often a running server is looked after.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
@@ -74,13 +79,48 @@ pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
 }
 
 /// Sends simulated players to a running server.
-pub(crate) fn bots(_args: &BotsArgs) -> Result<(), Failure> {
-    Err(anyhow!("this build has no bots").into())
+pub(crate) fn bots(args: &BotsArgs) -> Result<(), Failure> {
+    let players = args.count as usize;
+    let bots =
+        BotsConfig { send_hz: args.send_hz, ..BotsConfig::new(args.server, args.server_key.0, players) };
+    let time = Duration::from_secs(args.seconds.into());
+    let line = Line::new(time);
+    let report = load::run(bots, time, &mut |progress| line.show_bots(progress, players))?;
+    drop(line);
+    let mut out = stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        progress::print_bots(&mut out, &report)?;
+    }
+    Ok(())
 }
 
-/// Runs server and simulated players in one process.
-pub(crate) fn demo(_config: &ConfigArgs, _args: &DemoArgs) -> Result<(), Failure> {
-    Err(anyhow!("this build has no bots").into())
+/// Runs server and simulated players in one process. Fails when not everybody was in, stayed and saw the truth.
+pub(crate) fn demo(config: &ConfigArgs, args: &DemoArgs) -> Result<(), Failure> {
+    let mut config = config.load().map_err(not_started)?.config();
+    if config.log_filter == Config::default().log_filter {
+        // The progress and the report say it all.
+        config.log_filter = "warn".to_owned();
+    }
+    start_logging(&config);
+    let players = args.players as usize;
+    let measured = Duration::from_secs(args.seconds.into());
+    let line = Line::new(measured);
+    let options = DemoOptions { players, measured, send_hz: args.send_hz };
+    let report = demo::run(config, &options, &mut |progress| line.show_demo(progress, players))?;
+    drop(line);
+    let mut out = stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        progress::print_demo(&mut out, &report)?;
+    }
+    if !report.is_good() {
+        let notes = report.notes.join("; ");
+        return Err(anyhow!("not everybody was in, stayed, and saw the truth: {notes}").into());
+    }
+    Ok(())
 }
 
 /// To standard error, so that standard output holds only what was asked for.

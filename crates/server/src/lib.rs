@@ -10,6 +10,8 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`config`] | raw text to a validated configuration |
+//! | [`demo`] | server and simulated players in one process, and what came of it |
+//! | [`load`] | simulated players for a server elsewhere |
 //! | [`identity`] | the server's static key pair |
 //! | [`server`] | a running server: binds, starts the threads, stops them |
 //! | `worker` | the I/O thread: sockets, sessions, sending |
@@ -23,7 +25,9 @@
 pub mod cli;
 pub mod config;
 mod control;
+pub mod demo;
 pub mod identity;
+pub mod load;
 mod queue;
 mod schedule;
 pub mod server;

@@ -4,6 +4,7 @@
 //! configuration, the key file or the port.
 
 mod commands;
+mod progress;
 
 use std::io::Write;
 use std::process::ExitCode;
