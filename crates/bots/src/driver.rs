@@ -170,11 +170,18 @@ impl Driver {
     }
 
     fn sleep(&self) -> Duration {
-        if self.sockets.iter().any(|socket| socket.readable) {
+        let now = self.clock.now();
+        let overdue = self.turns_due(now).saturating_sub(self.turns);
+        if overdue >= BATCH as u64 || self.sockets.iter().any(|socket| socket.readable) {
             return Duration::ZERO;
         }
         let next = Time::from_micros((self.turns + 1) * self.turn_ns() / 1_000);
-        (next - self.clock.now()).clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
+        (next - now).clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
+    }
+
+    /// Turns that all bots together should have had by now.
+    fn turns_due(&self, now: Time) -> u64 {
+        now.as_micros() * 1_000 / self.turn_ns()
     }
 
     /// From one bot's turn to the next one's.
@@ -239,7 +246,7 @@ impl Driver {
     /// Serves the bots whose turn has come.
     fn serve_due(&mut self) {
         let now = self.clock.now();
-        let due = now.as_micros() * 1_000 / self.turn_ns();
+        let due = self.turns_due(now);
         let bots = self.bots.len() as u64;
         if bots == 0 {
             return;
