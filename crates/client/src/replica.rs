@@ -38,14 +38,52 @@ pub struct ReplicaEntity {
     owner: u32,
     /// The tick at which that was learnt.
     learnt: u32,
+    /// The tick of what is known of each field group, in the order of the [`EntityDelta`] bits (rule 2).
+    known: [u32; EntityDelta::GROUPS],
+}
+
+impl ReplicaEntity {
+    /// A complete record of an entity that is known already, without what is known more recently.
+    fn merged(&self, complete: Self) -> Self {
+        let mut merged = complete;
+        let newer = |group: EntityDelta| {
+            let group = group.to_bits().trailing_zeros() as usize;
+            self.known[group] > complete.known[group]
+        };
+        if newer(EntityDelta::POSITION) {
+            merged.record.position = self.record.position;
+        }
+        if newer(EntityDelta::ROTATION) {
+            merged.record.rotation = self.record.rotation;
+        }
+        if newer(EntityDelta::ANIMATION) {
+            merged.record.animation = self.record.animation;
+        }
+        if newer(EntityDelta::FLAGS) {
+            merged.record.state = self.record.state;
+        }
+        if newer(EntityDelta::VELOCITY) {
+            merged.record.velocity = self.record.velocity;
+        }
+        if newer(EntityDelta::VITALS) {
+            merged.record.vitals = self.record.vitals;
+        }
+        for (merged, mine) in merged.known.iter_mut().zip(self.known) {
+            *merged = mine.max(*merged);
+        }
+        merged
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct PageState {
     id: PageId,
-    /// The tick of the last block that was applied.
+    /// The tick of the newest block that was applied.
     applied: u32,
-    slots: [EntityId; PAGE_SLOTS],
+    /// The tick of the newest complete block that was applied.
+    complete: u32,
+    /// Who stands in each slot, and the tick of that.
+    slots: [(EntityId, u32); PAGE_SLOTS],
 }
 
 /// What a snapshot was about.
@@ -174,9 +212,12 @@ impl Replica {
     ) -> Result<bool, DecodeError> {
         let known = self.by_page.get(&header.page).copied();
         let before = known.map_or(0, |page| self.pages[page as usize].applied);
+        let late = tick < before;
         let closed = self.closed.get(&header.page.cell).copied().unwrap_or(0);
-        // Rule 2, and rule 5 for a block that is older than the close.
-        if tick <= before || tick <= closed {
+        let complete = known.map_or(0, |page| self.pages[page as usize].complete);
+        // A complete block supersedes what is older (rule 2), and so does a close (rule 5).
+        let superseded = tick <= complete || tick <= closed || (late && header.age == AgeCode::FULL);
+        if superseded || tick == before {
             return Ok(false);
         }
         if header.age == AgeCode::FULL {
@@ -184,7 +225,7 @@ impl Replica {
                 Some(page) => page,
                 None => self.open(header.page)?,
             };
-            self.apply_full(tick, page, block, watcher)?;
+            self.apply_complete(tick, page, block, watcher)?;
             return Ok(true);
         }
         // The server raises the baseline of a page in which nothing changes without a word, so it may be newer
@@ -200,30 +241,38 @@ impl Replica {
             self.apply_tombstone(tick, page, tombstone, watcher)?;
         }
         for (slot, record) in &block.enters {
-            self.apply_enter(tick, page, *slot, record, watcher)?;
+            if !late || self.owns(page, record.id) {
+                self.apply_enter(tick, page, *slot, record, watcher)?;
+            }
         }
         for update in &block.updates {
             self.apply_update(tick, page, before, update, watcher);
         }
-        self.pages[page as usize].applied = tick;
+        self.pages[page as usize].applied = tick.max(before);
         Ok(true)
     }
 
-    /// The block is the page's full membership: who is not in it is not in the page.
-    fn apply_full(
+    fn owns(&self, page: u32, id: EntityId) -> bool {
+        self.by_id.get(&id).is_some_and(|&index| self.entities[index as usize].owner == page)
+    }
+
+    /// The block is the page's whole membership: who is not in it is not in the page.
+    fn apply_complete(
         &mut self,
         tick: u32,
         page: u32,
         block: &Block,
         watcher: &mut impl Watcher,
     ) -> Result<(), DecodeError> {
-        self.pages[page as usize].slots = [EntityId::NONE; PAGE_SLOTS];
+        self.pages[page as usize].slots = [(EntityId::NONE, tick); PAGE_SLOTS];
         for (slot, record) in &block.enters {
             self.apply_enter(tick, page, *slot, record, watcher)?;
         }
-        let slots = self.pages[page as usize].slots;
-        self.remove_where(watcher, |entity| entity.owner == page && !slots.contains(&entity.record.id));
-        self.pages[page as usize].applied = tick;
+        let listed = |id| block.enters.iter().any(|(_, record)| record.id == id);
+        self.remove_where(watcher, |entity| entity.owner == page && !listed(entity.record.id));
+        let state = &mut self.pages[page as usize];
+        state.complete = tick;
+        state.applied = tick;
         Ok(())
     }
 
@@ -237,13 +286,20 @@ impl Replica {
         record: &EntityRecord,
         watcher: &mut impl Watcher,
     ) -> Result<(), DecodeError> {
-        self.pages[page as usize].slots[usize::from(slot)] = record.id;
-        let since = self.pages[page as usize].applied;
+        let state = &mut self.pages[page as usize];
+        let place = &mut state.slots[usize::from(slot)];
+        if place.1 <= tick {
+            *place = (record.id, tick);
+        }
+        let since = state.applied;
+        let new =
+            ReplicaEntity { record: *record, owner: page, learnt: tick, known: [tick; EntityDelta::GROUPS] };
         if let Some(&index) = self.by_id.get(&record.id) {
             let entity = &mut self.entities[index as usize];
             if tick >= entity.learnt {
-                *entity = ReplicaEntity { record: *record, owner: page, learnt: tick };
-                watcher.updated(since, tick, record);
+                *entity = if entity.owner == page { entity.merged(new) } else { new };
+                let record = entity.record;
+                watcher.updated(since, tick, &record);
             }
             return Ok(());
         }
@@ -251,12 +307,12 @@ impl Replica {
             return Err(DecodeError::LimitExceeded("entities in sight"));
         }
         self.by_id.insert(record.id, self.entities.len() as u32);
-        self.entities.push(ReplicaEntity { record: *record, owner: page, learnt: tick });
+        self.entities.push(new);
         watcher.appeared(tick, record);
         Ok(())
     }
 
-    /// Rule 3: an update acts only if the page owns the entity.
+    /// Rule 3: an update acts only if the page owns the entity; rule 2: only on what is not known more recently.
     fn apply_update(
         &mut self,
         tick: u32,
@@ -265,30 +321,37 @@ impl Replica {
         update: &Update,
         watcher: &mut impl Watcher,
     ) {
-        let id = self.pages[page as usize].slots[usize::from(update.slot)];
+        let (id, _) = self.pages[page as usize].slots[usize::from(update.slot)];
         let Some(&index) = self.by_id.get(&id) else { return };
         let entity = &mut self.entities[index as usize];
-        if entity.owner != page {
+        if entity.owner != page || entity.learnt > tick {
             return;
         }
-        let record = &mut entity.record;
-        let has = |group| update.delta.contains(group);
-        if has(EntityDelta::POSITION) {
+        let ReplicaEntity { record, known, .. } = entity;
+        let mut is_news = |group: EntityDelta| {
+            let known = &mut known[group.to_bits().trailing_zeros() as usize];
+            let news = update.delta.contains(group) && tick > *known;
+            if news {
+                *known = tick;
+            }
+            news
+        };
+        if is_news(EntityDelta::POSITION) {
             record.position = update.position.resolve(record.position);
         }
-        if has(EntityDelta::ROTATION) {
+        if is_news(EntityDelta::ROTATION) {
             record.rotation = update.rotation;
         }
-        if has(EntityDelta::ANIMATION) {
+        if is_news(EntityDelta::ANIMATION) {
             record.animation = update.animation;
         }
-        if has(EntityDelta::FLAGS) {
+        if is_news(EntityDelta::FLAGS) {
             record.state = update.state;
         }
-        if has(EntityDelta::VELOCITY) {
+        if is_news(EntityDelta::VELOCITY) {
             record.velocity = update.velocity;
         }
-        if has(EntityDelta::VITALS) {
+        if is_news(EntityDelta::VITALS) {
             record.vitals = update.vitals;
         }
         watcher.updated(since, tick, record);
@@ -347,7 +410,7 @@ impl Replica {
     }
 
     fn open(&mut self, id: PageId) -> Result<u32, DecodeError> {
-        let state = PageState { id, applied: 0, slots: [EntityId::NONE; PAGE_SLOTS] };
+        let state = PageState { id, applied: 0, complete: 0, slots: [(EntityId::NONE, 0); PAGE_SLOTS] };
         let page = match self.free_pages.pop() {
             Some(page) => {
                 self.pages[page as usize] = state;

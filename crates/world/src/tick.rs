@@ -219,14 +219,19 @@ impl World {
         let lattice = config.lattice();
         for id in columns.iter() {
             let index = id.index();
+            let kind = columns.kind[index];
             let record = EntityRecord {
                 id,
-                kind: columns.kind[index],
+                kind,
                 position: lattice.quantize(columns.position[index].to_array()),
                 rotation: Rotation::from_yaw_turn(columns.yaw[index]),
                 animation: columns.animation[index],
                 state: columns.state[index],
-                velocity: Velocity::from_cm_per_s(columns.velocity[index].to_array()),
+                velocity: if is_ballistic(kind) {
+                    Velocity::from_cm_per_s(columns.velocity[index].to_array())
+                } else {
+                    Velocity::default()
+                },
                 vitals: columns.vitals[index],
             };
             interest.update(*tick, &record);
@@ -256,4 +261,10 @@ fn put_body(columns: &mut Columns, index: usize, body: &Body) {
     columns.yaw[index] = body.yaw;
     columns.state[index] = body.state;
     columns.animation[index] = movement::animation(body);
+}
+
+/// Whether others are told an entity's velocity. Who walks changes it with every turn of the head, and others see
+/// it well enough from one position to the next; what flies or drives keeps it for long.
+fn is_ballistic(kind: EntityType) -> bool {
+    matches!(kind, EntityType::Projectile | EntityType::Vehicle)
 }

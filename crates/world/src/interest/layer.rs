@@ -4,8 +4,8 @@ use shadowland_wire::block::CellId;
 use shadowland_wire::entity::EntityType;
 use shadowland_wire::lattice::LatticePosition;
 
-use crate::WorldConfig;
 use crate::config::MAX_LAYERS;
+use crate::{Tick, WorldConfig};
 
 /// Steps by which an entity may be outside of its cell before it goes to the next: who walks along a border
 /// does not change cells all the time.
@@ -22,7 +22,8 @@ pub struct Layer {
     /// Cells per axis.
     dimensions: [u32; 3],
     distance: u32,
-    max_step: u32,
+    /// Greatest distance per axis and tick, in steps.
+    step: f64,
 }
 
 /// All layers, by growing distance.
@@ -41,8 +42,7 @@ impl Layers {
     pub fn new(config: &WorldConfig) -> Self {
         assert!((1..=MAX_LAYERS).contains(&config.layers.len()), "one to {MAX_LAYERS} layers");
         let lattice = config.lattice();
-        // The greatest step of a tick; rounding both ends to the lattice adds one.
-        let max_step = lattice.steps(config.top_speed_cm_per_s() * config.tick_seconds()) + 1;
+        let step = config.top_speed_cm_per_s() * config.tick_seconds() / lattice.step_cm();
         let map = [config.map.size_cm, config.map.size_cm, config.map.height_cm].map(|cm| lattice.steps(cm));
         let mut first_cell = 0;
         let mut layers = Vec::new();
@@ -53,7 +53,7 @@ impl Layers {
             let side = [edge, edge, distance.max(1) as i32];
             let low = [-(map[0] as i32 / 2) - 1, -(map[1] as i32 / 2) - 1, -1];
             let dimensions = [0, 1, 2].map(|axis| (map[axis] + 2).div_ceil(side[axis] as u32).max(1));
-            layers.push(Layer { first_cell, origin: low, side, dimensions, distance, max_step });
+            layers.push(Layer { first_cell, origin: low, side, dimensions, distance, step });
             first_cell += dimensions.iter().product::<u32>();
         }
         let of_kind = EntityType::ALL.map(|kind| {
@@ -92,8 +92,17 @@ impl Layer {
 
     /// The greatest distance per axis that its entities move in a tick, in steps.
     #[must_use]
+    #[inline]
     pub fn max_step(&self) -> u32 {
-        self.max_step
+        self.reach(1)
+    }
+
+    /// The greatest distance per axis that its entities move in so many ticks, in steps.
+    #[must_use]
+    #[inline]
+    pub fn reach(&self, ticks: Tick) -> u32 {
+        // Rounding both ends to the lattice adds one.
+        (f64::from(ticks) * self.step).ceil() as u32 + 1
     }
 
     /// Length of a cell's diagonal, in steps.

@@ -10,9 +10,9 @@ mod page;
 
 pub use cells::CellTable;
 pub use layer::{Layer, Layers};
-pub use page::{Page, Row, Stone};
+pub use page::{Page, PageHeader, Pages, Row, Stone};
 
-use shadowland_wire::block::{EntityRecord, PageId};
+use shadowland_wire::block::{CellId, EntityRecord, PageId};
 use shadowland_wire::entity::EntityId;
 use shadowland_wire::limits::{PAGE_SLOTS, PAGES_PER_CELL};
 
@@ -35,11 +35,11 @@ struct Place {
 pub struct Interest {
     layers: Layers,
     cells: CellTable,
-    pages: Vec<Page>,
+    pages: Pages,
     free_pages: Vec<u32>,
     places: Vec<Option<Place>>,
     /// Where the search for pages to release goes on.
-    sweep: usize,
+    sweep: u32,
 }
 
 impl Interest {
@@ -49,7 +49,7 @@ impl Interest {
         Self {
             layers: Layers::new(config),
             cells: CellTable::default(),
-            pages: Vec::new(),
+            pages: Pages::default(),
             free_pages: Vec::new(),
             places: vec![None; config.entity_capacity],
             sweep: 0,
@@ -68,40 +68,39 @@ impl Interest {
         &self.cells
     }
 
-    /// All pages, those without a cell included.
+    /// All pages.
     #[must_use]
-    pub fn pages(&self) -> &[Page] {
+    pub fn pages(&self) -> &Pages {
         &self.pages
     }
 
     /// Brings an entity's row up to date at the end of a tick: it enters, changes, or goes to another cell.
     pub fn update(&mut self, now: Tick, record: &EntityRecord) {
         let index = record.id.index();
+        let layer = self.layers.of(record.kind);
         if let Some(place) = self.places[index] {
-            let layer = self.layers.of(record.kind);
-            let page = &mut self.pages[place.page as usize];
-            if layer.stays(page.id().cell, record.position) {
-                page.update(now, place.slot, record, layer.max_step());
+            let from = self.pages.page(place.page).id();
+            if layer.stays(from.cell, record.position) {
+                let max_step = layer.max_step();
+                self.pages.update(place.page, now, place.slot, record, max_step);
                 return;
             }
-            let cell = layer.cell_at(record.position);
-            let (to, slot) = self.free_slot(now, cell);
-            let destination = self.pages[to as usize].id();
-            self.pages[place.page as usize].leave(now, place.slot, Some(destination));
-            self.pages[to as usize].enter(now, slot, record);
-            self.places[index] = Some(Place { page: to, slot });
+            let to = self.free_place(now, layer.cell_at(record.position));
+            let destination = self.pages.page(to.page).id();
+            self.pages.leave(place.page, now, place.slot, Some(destination));
+            self.pages.enter(to.page, now, to.slot, record);
+            self.places[index] = Some(to);
         } else {
-            let cell = self.layers.of(record.kind).cell_at(record.position);
-            let (page, slot) = self.free_slot(now, cell);
-            self.pages[page as usize].enter(now, slot, record);
-            self.places[index] = Some(Place { page, slot });
+            let place = self.free_place(now, layer.cell_at(record.position));
+            self.pages.enter(place.page, now, place.slot, record);
+            self.places[index] = Some(place);
         }
     }
 
     /// Takes an entity out of everybody's sight.
     pub fn remove(&mut self, now: Tick, id: EntityId) {
         if let Some(place) = self.places[id.index()].take() {
-            self.pages[place.page as usize].leave(now, place.slot, None);
+            self.pages.leave(place.page, now, place.slot, None);
         }
     }
 
@@ -110,30 +109,28 @@ impl Interest {
         // Every page comes by at least once in half of a tombstone's life.
         let count = self.pages.len().div_ceil(TOMBSTONE_TICKS as usize / 2);
         for _ in 0..count {
-            self.sweep = (self.sweep + 1) % self.pages.len();
-            let page = &mut self.pages[self.sweep];
-            if page.is_free() {
+            self.sweep = (self.sweep + 1) % self.pages.len() as u32;
+            let Some(&header) = self.pages.header(self.sweep).filter(|header| !header.is_free()) else {
                 continue;
-            }
-            page.expire_tombstones(now);
-            if page.is_releasable(now) {
-                self.release_tail(now, self.pages[self.sweep].id().cell);
+            };
+            self.pages.expire_tombstones(self.sweep, now);
+            if header.is_releasable(now) {
+                self.release_tail(now, header.id.cell);
             }
         }
     }
 
     /// A free slot of the cell, in a new page if need be.
-    fn free_slot(&mut self, now: Tick, cell: shadowland_wire::block::CellId) -> (u32, u8) {
+    fn free_place(&mut self, now: Tick, cell: CellId) -> Place {
         let mut last = NO_PAGE;
-        let mut next = self.cells.get(cell);
         let mut number = 0;
-        while next != NO_PAGE {
-            let page = &self.pages[next as usize];
-            if let Some(slot) = page.free_slot() {
-                return (next, slot);
+        let mut next = self.cells.get(cell);
+        while let Some(header) = self.pages.header(next) {
+            if let Some(slot) = self.pages.free_slot(next) {
+                return Place { page: next, slot };
             }
             last = next;
-            next = page.next();
+            next = header.next;
             number += 1;
         }
         // An entity capacity of 2^20 and pages of 24 keep well below the limit in any but a degenerate map.
@@ -143,40 +140,33 @@ impl Interest {
             PAGES_PER_CELL as usize * PAGE_SLOTS
         );
         let id = PageId { cell, number: number as u16 };
-        let new = match self.free_pages.pop() {
-            Some(free) => free,
-            None => {
-                self.pages.push(Page::default());
-                self.pages.len() as u32 - 1
-            }
-        };
-        self.pages[new as usize].open(now, id);
+        let new = self.pages.open(self.free_pages.pop(), now, id);
         if last == NO_PAGE {
             self.cells.insert(cell, new);
         } else {
-            self.pages[last as usize].set_next(new);
+            self.pages.set_next(last, new);
         }
-        (new, 0)
+        Place { page: new, slot: 0 }
     }
 
     /// Releases the last page of a cell if it has been empty for long. Only the last one goes, so that the
     /// pages of a cell are always numbered from 0 without gaps.
-    fn release_tail(&mut self, now: Tick, cell: shadowland_wire::block::CellId) {
+    fn release_tail(&mut self, now: Tick, cell: CellId) {
         let mut before = NO_PAGE;
         let mut last = self.cells.get(cell);
-        while last != NO_PAGE && self.pages[last as usize].next() != NO_PAGE {
+        while let Some(header) = self.pages.header(last).filter(|header| header.next != NO_PAGE) {
             before = last;
-            last = self.pages[last as usize].next();
+            last = header.next;
         }
-        if last == NO_PAGE || !self.pages[last as usize].is_releasable(now) {
+        if !self.pages.header(last).is_some_and(|header| header.is_releasable(now)) {
             return;
         }
-        self.pages[last as usize].close();
+        self.pages.close(last);
         self.free_pages.push(last);
         if before == NO_PAGE {
             self.cells.remove(cell);
         } else {
-            self.pages[before as usize].set_next(NO_PAGE);
+            self.pages.set_next(before, NO_PAGE);
         }
     }
 }

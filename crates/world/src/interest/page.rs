@@ -1,5 +1,8 @@
-//! A page: 24 stable slots of a cell, the quantized state of who stands in them, and when each part of it
+//! Pages: 24 stable slots of a cell each, the quantized state of who stands in them, and when each part of it
 //! changed. Deltas, tombstones and baselines are per page.
+//!
+//! The parts of a page lie in three arrays, by how often they are read: headers, for every viewer in every
+//! tick; rows, when a block is encoded; tombstones, when somebody left lately.
 
 use shadowland_wire::block::{CellId, EntityRecord, PageId, slots};
 use shadowland_wire::entity::{EntityDelta, EntityId, EntityState, EntityType};
@@ -11,6 +14,24 @@ use super::{NO_PAGE, TOMBSTONE_TICKS};
 use crate::Tick;
 
 const ALL_SLOTS: u32 = (1 << PAGE_SLOTS) - 1;
+/// The cell of pages that belong to none.
+const NO_CELL: CellId = CellId(u32::MAX);
+
+/// What viewers look at in every tick.
+#[derive(Debug, Clone, Copy)]
+pub struct PageHeader {
+    /// Which page it is.
+    pub id: PageId,
+    /// Bit per slot in which somebody stands.
+    pub occupied: u32,
+    /// Index of the cell's next page, or [`NO_PAGE`].
+    pub next: u32,
+    /// The tick of its last change of any kind.
+    pub last_change: Tick,
+    /// The oldest tick that can be a baseline: tombstones before it are missing.
+    pub floor: Tick,
+    stone_count: u8,
+}
 
 /// The quantized state of the entity in a slot, and the ticks of its last changes.
 #[derive(Debug, Clone, Copy)]
@@ -58,151 +79,163 @@ const NOBODY: Row = Row {
     teleported: 0,
 };
 
-/// A page of a cell. See the module's documentation.
-#[derive(Debug, Clone)]
-pub struct Page {
-    id: PageId,
-    /// Bit per slot.
-    occupied: u32,
-    /// The next page of the cell.
-    next: u32,
-    last_change: Tick,
-    /// A baseline before this tick is no baseline: tombstones since then are missing.
-    floor: Tick,
+const FREE: PageHeader = PageHeader {
+    id: PageId { cell: NO_CELL, number: 0 },
+    occupied: 0,
+    next: NO_PAGE,
+    last_change: 0,
+    floor: 0,
+    stone_count: 0,
+};
+
+/// All pages of a world or of a frame, by index.
+#[derive(Debug, Clone, Default)]
+pub struct Pages {
+    headers: Vec<PageHeader>,
+    rows: Vec<[Row; PAGE_SLOTS]>,
     /// Oldest first.
-    stones: [Stone; PAGE_TOMBSTONES],
-    stone_count: usize,
-    rows: [Row; PAGE_SLOTS],
+    stones: Vec<[Stone; PAGE_TOMBSTONES]>,
 }
 
-/// The cell of pages that belong to none.
-const NO_CELL: CellId = CellId(u32::MAX);
+/// One page.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    header: &'a PageHeader,
+    rows: &'a [Row; PAGE_SLOTS],
+    stones: &'a [Stone; PAGE_TOMBSTONES],
+}
 
-impl Default for Page {
-    fn default() -> Self {
-        Self {
-            id: PageId { cell: NO_CELL, number: 0 },
-            occupied: 0,
-            next: NO_PAGE,
-            last_change: 0,
-            floor: 0,
-            stones: [Stone { id: EntityId::NONE, left: 0, destination: None }; PAGE_TOMBSTONES],
-            stone_count: 0,
-            rows: [NOBODY; PAGE_SLOTS],
-        }
+impl<'a> Page<'a> {
+    /// Which page it is.
+    #[must_use]
+    pub fn id(self) -> PageId {
+        self.header.id
     }
-}
 
-impl Page {
-    /// Which page this is.
+    /// The rows of all occupied slots.
+    pub fn rows(self) -> impl Iterator<Item = &'a Row> {
+        slots(self.header.occupied).map(move |slot| &self.rows[slot])
+    }
+
+    /// The row of an occupied slot.
     #[must_use]
     #[inline]
-    pub fn id(&self) -> PageId {
-        self.id
+    pub fn row(self, slot: usize) -> &'a Row {
+        &self.rows[slot]
     }
 
+    /// Bit per slot in which somebody stands.
+    #[must_use]
+    pub fn occupied(self) -> u32 {
+        self.header.occupied
+    }
+
+    /// Who left lately, oldest first.
+    #[must_use]
+    pub fn stones(self) -> &'a [Stone] {
+        &self.stones[..usize::from(self.header.stone_count)]
+    }
+}
+
+impl PageHeader {
     /// Whether it belongs to no cell.
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.id.cell == NO_CELL
     }
 
-    /// Bit per slot in which somebody stands.
-    #[must_use]
-    #[inline]
-    pub fn occupied(&self) -> u32 {
-        self.occupied
-    }
-
-    /// Index of the cell's next page, or [`NO_PAGE`].
-    #[must_use]
-    #[inline]
-    pub fn next(&self) -> u32 {
-        self.next
-    }
-
-    /// The tick of its last change of any kind.
-    #[must_use]
-    #[inline]
-    pub fn last_change(&self) -> Tick {
-        self.last_change
-    }
-
-    /// The oldest tick that can be a baseline.
-    #[must_use]
-    #[inline]
-    pub fn floor(&self) -> Tick {
-        self.floor
-    }
-
-    /// The row of an occupied slot.
-    #[must_use]
-    #[inline]
-    pub fn row(&self, slot: usize) -> &Row {
-        &self.rows[slot]
-    }
-
-    /// The rows of all occupied slots.
-    pub fn rows(&self) -> impl Iterator<Item = &Row> + '_ {
-        slots(self.occupied).map(|slot| &self.rows[slot])
-    }
-
-    /// Who left lately, oldest first.
-    #[must_use]
-    pub fn stones(&self) -> &[Stone] {
-        &self.stones[..self.stone_count]
-    }
-
-    /// Becomes a copy of `other`, for free when nothing changed there since the last time.
-    pub(crate) fn copy_from(&mut self, other: &Self) {
-        self.next = other.next;
-        if self.id == other.id && self.last_change == other.last_change {
-            // Only tombstones may have expired.
-            self.floor = other.floor;
-            self.stone_count = other.stone_count;
-            self.stones = other.stones;
-            return;
-        }
-        self.id = other.id;
-        self.occupied = other.occupied;
-        self.last_change = other.last_change;
-        self.floor = other.floor;
-        self.stone_count = other.stone_count;
-        self.stones[..other.stone_count].copy_from_slice(other.stones());
-        for slot in slots(other.occupied) {
-            self.rows[slot] = other.rows[slot];
-        }
-    }
-
-    pub(super) fn open(&mut self, now: Tick, id: PageId) {
-        debug_assert!(self.is_free() && self.occupied == 0);
-        self.id = id;
-        self.next = NO_PAGE;
-        self.last_change = now;
-        self.floor = now;
-        self.stone_count = 0;
-    }
-
-    pub(super) fn close(&mut self) {
-        self.id = PageId { cell: NO_CELL, number: 0 };
-    }
-
-    pub(super) fn set_next(&mut self, next: u32) {
-        self.next = next;
-    }
-
-    pub(super) fn free_slot(&self) -> Option<u8> {
-        let slot = (!self.occupied & ALL_SLOTS).trailing_zeros();
-        ((slot as usize) < PAGE_SLOTS).then_some(slot as u8)
-    }
-
     /// Nobody is in it, and nobody has been for so long that no tombstone can be owed to anybody.
     pub(super) fn is_releasable(&self, now: Tick) -> bool {
         self.occupied == 0 && now - self.last_change > TOMBSTONE_TICKS
     }
+}
 
-    pub(super) fn enter(&mut self, now: Tick, slot: u8, record: &EntityRecord) {
-        self.rows[usize::from(slot)] = Row {
+impl Pages {
+    /// How many pages there are, free ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.headers.is_empty()
+    }
+
+    /// The header of a page, if the index is one.
+    #[must_use]
+    #[inline]
+    pub fn header(&self, index: u32) -> Option<&PageHeader> {
+        self.headers.get(index as usize)
+    }
+
+    /// The page at an index.
+    ///
+    /// # Panics
+    /// When the index is not that of a page.
+    #[must_use]
+    #[inline]
+    pub fn page(&self, index: u32) -> Page<'_> {
+        let index = index as usize;
+        Page { header: &self.headers[index], rows: &self.rows[index], stones: &self.stones[index] }
+    }
+
+    /// Every page of every cell, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = Page<'_>> + '_ {
+        let used = (0u32..).zip(&self.headers).filter(|(_, header)| !header.is_free());
+        used.map(|(index, _)| self.page(index))
+    }
+
+    /// Becomes a copy of `other`; what did not change since the last time is not copied.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        self.headers.resize(other.len(), FREE);
+        self.rows.resize(other.len(), [NOBODY; PAGE_SLOTS]);
+        self.stones.resize(other.len(), [NO_STONE; PAGE_TOMBSTONES]);
+        for (index, (mine, theirs)) in self.headers.iter_mut().zip(&other.headers).enumerate() {
+            let same = mine.id == theirs.id && mine.last_change == theirs.last_change;
+            if !same {
+                for slot in slots(theirs.occupied) {
+                    self.rows[index][slot] = other.rows[index][slot];
+                }
+            }
+            // Tombstones expire without being a change.
+            if !same || mine.floor != theirs.floor {
+                self.stones[index] = other.stones[index];
+            }
+            *mine = *theirs;
+        }
+    }
+
+    /// A page for a cell: a free one, or a new one.
+    pub(super) fn open(&mut self, free: Option<u32>, now: Tick, id: PageId) -> u32 {
+        let index = free.unwrap_or_else(|| {
+            self.headers.push(FREE);
+            self.rows.push([NOBODY; PAGE_SLOTS]);
+            self.stones.push([NO_STONE; PAGE_TOMBSTONES]);
+            self.headers.len() as u32 - 1
+        });
+        debug_assert!(self.headers[index as usize].is_free());
+        self.headers[index as usize] = PageHeader { id, last_change: now, floor: now, ..FREE };
+        index
+    }
+
+    pub(super) fn close(&mut self, index: u32) {
+        self.headers[index as usize] = FREE;
+    }
+
+    pub(super) fn set_next(&mut self, index: u32, next: u32) {
+        self.headers[index as usize].next = next;
+    }
+
+    /// The lowest free slot.
+    pub(super) fn free_slot(&self, index: u32) -> Option<u8> {
+        let slot = (!self.headers[index as usize].occupied & ALL_SLOTS).trailing_zeros();
+        ((slot as usize) < PAGE_SLOTS).then_some(slot as u8)
+    }
+
+    pub(super) fn enter(&mut self, index: u32, now: Tick, slot: u8, record: &EntityRecord) {
+        self.rows[index as usize][usize::from(slot)] = Row {
             record: *record,
             entered: now,
             changed: [now; EntityDelta::GROUPS],
@@ -210,55 +243,60 @@ impl Page {
             hurried: now,
             teleported: now,
         };
-        self.occupied |= 1 << slot;
-        self.last_change = now;
+        let header = &mut self.headers[index as usize];
+        header.occupied |= 1 << slot;
+        header.last_change = now;
     }
 
-    pub(super) fn leave(&mut self, now: Tick, slot: u8, destination: Option<PageId>) {
-        let id = self.rows[usize::from(slot)].record.id;
-        self.occupied &= !(1 << slot);
-        self.last_change = now;
-        if self.stone_count == PAGE_TOMBSTONES {
-            self.evict_stones(1);
+    pub(super) fn leave(&mut self, index: u32, now: Tick, slot: u8, destination: Option<PageId>) {
+        let id = self.rows[index as usize][usize::from(slot)].record.id;
+        if usize::from(self.headers[index as usize].stone_count) == PAGE_TOMBSTONES {
+            self.evict_stones(index, 1);
         }
-        self.stones[self.stone_count] = Stone { id, left: now, destination };
-        self.stone_count += 1;
+        let header = &mut self.headers[index as usize];
+        header.occupied &= !(1 << slot);
+        header.last_change = now;
+        self.stones[index as usize][usize::from(header.stone_count)] = Stone { id, left: now, destination };
+        header.stone_count += 1;
     }
 
-    pub(super) fn expire_tombstones(&mut self, now: Tick) {
-        let old = self.stones().iter().take_while(|stone| now - stone.left > TOMBSTONE_TICKS).count();
+    pub(super) fn expire_tombstones(&mut self, index: u32, now: Tick) {
+        let stones = self.page(index).stones();
+        let old = stones.iter().take_while(|stone| now - stone.left > TOMBSTONE_TICKS).count();
         if old > 0 {
-            self.evict_stones(old);
+            self.evict_stones(index, old);
         }
     }
 
     /// Forgets the oldest tombstones: who has not applied them yet needs the page from scratch.
-    fn evict_stones(&mut self, count: usize) {
-        self.floor = self.floor.max(self.stones[count - 1].left);
-        self.stones.copy_within(count..self.stone_count, 0);
-        self.stone_count -= count;
+    fn evict_stones(&mut self, index: u32, count: usize) {
+        let header = &mut self.headers[index as usize];
+        let stones = &mut self.stones[index as usize];
+        header.floor = header.floor.max(stones[count - 1].left);
+        stones.copy_within(count..usize::from(header.stone_count), 0);
+        header.stone_count -= count as u8;
     }
 
-    /// Brings the row up to date and notes what changed.
+    /// Brings a row up to date and notes what changed. `max_step` is the greatest step of a tick per axis.
     #[inline]
-    pub(super) fn update(&mut self, now: Tick, slot: u8, record: &EntityRecord, max_step: u32) {
-        let row = &mut self.rows[usize::from(slot)];
+    pub(super) fn update(&mut self, index: u32, now: Tick, slot: u8, record: &EntityRecord, max_step: u32) {
+        let row = &mut self.rows[index as usize][usize::from(slot)];
         let before = row.record;
         let after = record;
         if before == *after {
             return;
         }
-        let mut note = |group: usize, differs: bool| {
-            if differs {
-                row.changed[group] = now;
-            }
-        };
-        note(0, before.position != after.position);
-        note(1, before.rotation != after.rotation);
-        note(2, before.animation != after.animation);
-        note(3, before.state != after.state);
-        note(4, before.velocity != after.velocity);
-        note(5, before.vitals != after.vitals);
+        let differs = [
+            before.position != after.position,
+            before.rotation != after.rotation,
+            before.animation != after.animation,
+            before.state != after.state,
+            before.velocity != after.velocity,
+            before.vitals != after.vitals,
+        ];
+        for (changed, differs) in row.changed.iter_mut().zip(differs) {
+            *changed = if differs { now } else { *changed };
+        }
         if before.position.z != after.position.z {
             row.height_changed = now;
         }
@@ -269,9 +307,11 @@ impl Page {
             row.hurried = now;
         }
         row.record = *after;
-        self.last_change = now;
+        self.headers[index as usize].last_change = now;
     }
 }
+
+const NO_STONE: Stone = Stone { id: EntityId::NONE, left: 0, destination: None };
 
 #[cfg(test)]
 mod tests {
@@ -285,64 +325,74 @@ mod tests {
         }
     }
 
-    fn open_page() -> Page {
-        let mut page = Page::default();
-        page.open(1, PageId { cell: CellId(3), number: 0 });
-        page
+    fn open_page() -> Pages {
+        let mut pages = Pages::default();
+        assert_eq!(pages.open(None, 1, PageId { cell: CellId(3), number: 0 }), 0);
+        pages
     }
 
     #[test]
     fn changes_are_noted_by_group() {
-        let mut page = open_page();
-        page.enter(2, 0, &record(0, 10));
-        page.update(3, 0, &record(0, 10), 5);
-        assert_eq!(page.last_change(), 2, "nothing changed");
-        page.update(4, 0, &record(0, 15), 5);
-        assert_eq!((page.row(0).changed, page.row(0).hurried), ([4, 2, 2, 2, 2, 2], 2));
-        page.update(5, 0, &record(0, 25), 5);
-        assert_eq!((page.row(0).hurried, page.row(0).teleported), (5, 2));
-        page.update(6, 0, &record(0, 36), 5);
-        assert_eq!((page.row(0).teleported, page.last_change()), (6, 6));
+        let mut pages = open_page();
+        let last_change = |pages: &Pages| pages.header(0).unwrap().last_change;
+        pages.enter(0, 2, 0, &record(0, 10));
+        pages.update(0, 3, 0, &record(0, 10), 5);
+        assert_eq!(last_change(&pages), 2, "nothing changed");
+        pages.update(0, 4, 0, &record(0, 15), 5);
+        let row = *pages.page(0).row(0);
+        assert_eq!((row.changed, row.hurried), ([4, 2, 2, 2, 2, 2], 2));
+        pages.update(0, 5, 0, &record(0, 25), 5);
+        let row = *pages.page(0).row(0);
+        assert_eq!((row.hurried, row.teleported), (5, 2));
+        pages.update(0, 6, 0, &record(0, 36), 5);
+        assert_eq!((pages.page(0).row(0).teleported, last_change(&pages)), (6, 6));
     }
 
     #[test]
     fn an_evicted_tombstone_raises_the_floor() {
-        let mut page = open_page();
+        let mut pages = open_page();
         for index in 0..=PAGE_TOMBSTONES as u32 {
-            page.enter(10 + index, 0, &record(index, 0));
-            page.leave(10 + index, 0, None);
+            pages.enter(0, 10 + index, 0, &record(index, 0));
+            pages.leave(0, 10 + index, 0, None);
         }
-        assert_eq!(page.stones().len(), PAGE_TOMBSTONES);
-        assert_eq!(page.floor(), 10);
-        page.expire_tombstones(12 + TOMBSTONE_TICKS);
-        assert_eq!((page.floor(), page.stones().len()), (11, PAGE_TOMBSTONES - 1));
+        let floor = |pages: &Pages| (pages.header(0).unwrap().floor, pages.page(0).stones().len());
+        assert_eq!(floor(&pages), (10, PAGE_TOMBSTONES));
+        pages.expire_tombstones(0, 12 + TOMBSTONE_TICKS);
+        assert_eq!(floor(&pages), (11, PAGE_TOMBSTONES - 1));
     }
 
     #[test]
     fn slots_are_stable_and_the_lowest_free_one_is_next() {
-        let mut page = open_page();
+        let mut pages = open_page();
         for slot in 0..PAGE_SLOTS as u8 {
-            assert_eq!(page.free_slot(), Some(slot));
-            page.enter(2, slot, &record(slot.into(), 0));
+            assert_eq!(pages.free_slot(0), Some(slot));
+            pages.enter(0, 2, slot, &record(slot.into(), 0));
         }
-        assert_eq!(page.free_slot(), None);
-        page.leave(3, 7, None);
-        assert_eq!(page.free_slot(), Some(7));
-        assert_eq!(page.rows().count(), PAGE_SLOTS - 1);
+        assert_eq!(pages.free_slot(0), None);
+        pages.leave(0, 3, 9, None);
+        pages.leave(0, 4, 7, None);
+        assert_eq!(pages.free_slot(0), Some(7));
+        assert_eq!(pages.page(0).rows().count(), PAGE_SLOTS - 2);
     }
 
     #[test]
     fn copies_follow_every_change() {
-        let mut page = open_page();
-        let mut copy = Page::default();
-        page.enter(2, 5, &record(5, 1));
-        copy.copy_from(&page);
-        assert_eq!(copy.row(5).record, page.row(5).record);
-        page.update(3, 5, &record(5, 2), 9);
-        copy.copy_from(&page);
-        assert_eq!(copy.row(5).record.position.x, 2);
-        page.leave(4, 5, None);
-        copy.copy_from(&page);
-        assert_eq!((copy.occupied(), copy.stones().len()), (0, 1));
+        let mut pages = open_page();
+        let mut copy = Pages::default();
+        pages.enter(0, 2, 5, &record(5, 1));
+        copy.copy_from(&pages);
+        assert_eq!(copy.page(0).row(5).record, pages.page(0).row(5).record);
+        pages.update(0, 3, 5, &record(5, 2), 9);
+        copy.copy_from(&pages);
+        assert_eq!(copy.page(0).row(5).record.position.x, 2);
+        pages.leave(0, 4, 5, None);
+        copy.copy_from(&pages);
+        assert_eq!((copy.page(0).occupied(), copy.page(0).stones().len()), (0, 1));
+        pages.expire_tombstones(0, 5 + TOMBSTONE_TICKS);
+        copy.copy_from(&pages);
+        assert_eq!((copy.header(0).unwrap().floor, copy.page(0).stones().len()), (4, 0));
+        pages.close(0);
+        copy.copy_from(&pages);
+        assert_eq!(copy.iter().count(), 0);
     }
 }

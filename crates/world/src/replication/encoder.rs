@@ -6,29 +6,39 @@ use shadowland_wire::lattice::low_bits_for;
 use shadowland_wire::limits::{PAGE_SLOTS, PAGE_TOMBSTONES};
 
 use super::Frame;
+use super::subscriptions::Wanted;
+use super::viewer::Due;
 use crate::Tick;
-use crate::interest::{Page, Row};
+use crate::interest::{Layer, Page, Row};
 
+/// A block may rely on blocks that are still on their way, as far as this many ticks back. Every block tells all
+/// comings and goings of as many ticks, and its low-bits positions cover as much movement: so a viewer who missed
+/// some of those blocks, or gets them late, never takes one entity for another and reads every position right.
+pub(super) const OPTIMISTIC_TICKS: Tick = 16;
 /// Most bits of a low-bits position that a block can announce.
 const MAX_LOW_BITS: u32 = 31;
 
 /// Encodes pages of the current frame and keeps the blocks until the next tick. One per worker, so that
 /// nothing is shared between threads but the frame.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Encoder {
     tick: Tick,
-    /// By page index and age code: where the body stands in `bytes`; valid if `tick` is the current one.
+    pages: usize,
+    /// By age code, then page index: few codes are in use at a time, so this keeps their entries together.
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     used: usize,
     /// Pages that a viewer is about to get; scratch of [`super::Viewer::snapshot`], kept to be reused.
-    pub(super) due: Vec<super::viewer::Due>,
-    pub(super) wanted: Vec<super::subscriptions::Wanted>,
+    pub(super) due: Vec<Due>,
+    /// Scratch of a viewer whose subscriptions change.
+    pub(super) wanted: Vec<Wanted>,
+    /// Scratch of a viewer whose subscriptions change.
+    pub(super) order: Vec<u16>,
     stats: EncoderStats,
 }
 
 /// What an encoder did since it was made.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EncoderStats {
     /// Blocks that had to be encoded.
     pub encoded: u64,
@@ -39,13 +49,19 @@ pub struct EncoderStats {
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
     tick: Tick,
+    body: Body,
+}
+
+/// Where the body of a block stands.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Body {
     start: u32,
     length: u16,
 }
 
-impl Default for Encoder {
-    fn default() -> Self {
-        Self::new()
+impl Body {
+    pub(super) fn len(self) -> usize {
+        self.length.into()
     }
 }
 
@@ -53,15 +69,7 @@ impl Encoder {
     /// An empty cache.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            tick: 0,
-            entries: Vec::new(),
-            bytes: Vec::new(),
-            used: 0,
-            due: Vec::new(),
-            wanted: Vec::new(),
-            stats: EncoderStats::default(),
-        }
+        Self::default()
     }
 
     /// How many blocks were encoded, and how many times they were used.
@@ -75,37 +83,43 @@ impl Encoder {
         if self.tick != frame.tick() {
             self.tick = frame.tick();
             self.used = 0;
-            self.entries.resize(frame.page_count() * AgeCode::COUNT, Entry::default());
+            self.pages = frame.pages().len();
+            self.entries.resize(self.pages * AgeCode::COUNT, Entry::default());
         }
     }
 
     /// The body of a block: a page as it is now, against the baseline of this age.
     #[inline]
-    pub(super) fn body(&mut self, frame: &Frame, page_index: u32, age: AgeCode) -> &[u8] {
+    pub(super) fn body(&mut self, frame: &Frame, page_index: u32, age: AgeCode) -> Body {
         self.stats.used += 1;
-        let at = page_index as usize * AgeCode::COUNT + age.index();
+        let at = age.index() * self.pages + page_index as usize;
         if self.entries[at].tick != self.tick {
-            self.entries[at] = self.encode(frame, page_index, age);
+            let body = self.encode(frame, page_index, age);
+            self.entries[at] = Entry { tick: self.tick, body };
         }
-        let Entry { start, length, .. } = self.entries[at];
-        &self.bytes[start as usize..start as usize + usize::from(length)]
+        self.entries[at].body
     }
 
-    fn encode(&mut self, frame: &Frame, page_index: u32, age: AgeCode) -> Entry {
+    /// The bytes of a body that was asked for in this tick.
+    #[inline]
+    pub(super) fn bytes(&self, body: Body) -> &[u8] {
+        &self.bytes[body.start as usize..body.start as usize + body.len()]
+    }
+
+    fn encode(&mut self, frame: &Frame, page_index: u32, age: AgeCode) -> Body {
         self.stats.encoded += 1;
         let start = self.used;
         if self.bytes.len() < start + BODY_MAX_BYTES {
             self.bytes.resize((start + BODY_MAX_BYTES).next_power_of_two(), 0);
         }
-        let page = frame.page_at(page_index);
-        let max_step = frame.layers().of_cell(page.id().cell).max_step();
-        let plan = Plan::new(page, frame.tick(), age, max_step);
-        let body = plan.body();
+        let page = frame.pages().page(page_index);
+        let layer = frame.layers().of_cell(page.id().cell);
+        let plan = Plan::new(page, frame.tick(), age, layer);
         let out = &mut self.bytes[start..start + BODY_MAX_BYTES];
-        let length = encode_body(&body, |slot| &page.row(slot).record, out)
+        let length = encode_body(&plan.body(), |slot| &page.row(slot).record, out)
             .expect("BODY_MAX_BYTES is computed from the largest possible body");
         self.used += length;
-        Entry { tick: self.tick, start: start as u32, length: length as u16 }
+        Body { start: start as u32, length: length as u16 }
     }
 }
 
@@ -120,7 +134,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(page: &Page, now: Tick, age: AgeCode, max_step: u32) -> Self {
+    fn new(page: Page<'_>, now: Tick, age: AgeCode, layer: &Layer) -> Self {
         let mut plan = Self {
             tombstones: [Tombstone { id: EntityId::NONE, age: 0, destination: None }; PAGE_TOMBSTONES],
             tombstone_count: 0,
@@ -131,36 +145,43 @@ impl Plan {
         };
         match age.age() {
             None => plan.enters = page.occupied(),
-            Some(age) => plan.since(page, now, now.saturating_sub(age), max_step),
+            Some(age) => plan.since(page, now, age, layer),
         }
         plan
     }
 
-    fn since(&mut self, page: &Page, now: Tick, baseline: Tick, max_step: u32) {
-        for stone in page.stones().iter().filter(|stone| stone.left > baseline) {
+    fn since(&mut self, page: Page<'_>, now: Tick, age: Tick, layer: &Layer) {
+        let baseline = now.saturating_sub(age);
+        // What the viewer holds may be as old as this.
+        let window = age.max(OPTIMISTIC_TICKS);
+        let held = now.saturating_sub(window);
+        for stone in page.stones().iter().filter(|stone| stone.left > held) {
             let age = u16::try_from(now - stone.left).unwrap_or(u16::MAX);
             self.tombstones[self.tombstone_count] =
                 Tombstone { id: stone.id, age, destination: stone.destination };
             self.tombstone_count += 1;
         }
-        // Whoever caught up moved two steps in some of the ticks.
-        let age = now - baseline;
-        let hurried = page.rows().any(|row| row.hurried > baseline);
-        let reach = age.saturating_mul(max_step).saturating_mul(if hurried { 2 } else { 1 });
-        self.low_bits = low_bits_for(reach).min(MAX_LOW_BITS);
-        let told_apart = low_bits_for(reach) <= MAX_LOW_BITS;
+        let mut hurried = false;
         for slot in slots(page.occupied()) {
             let row = page.row(slot);
-            if row.entered > baseline {
+            if row.entered > held {
                 self.enters |= 1 << slot;
                 continue;
             }
             let delta = changes_since(row, baseline);
             if !delta.is_empty() {
                 self.updates |= 1 << slot;
-                let wide = row.teleported > baseline || !told_apart;
-                self.changes[slot] = Change { delta, height: row.height_changed > baseline, wide };
+                hurried |= row.hurried > held;
+                self.changes[slot] =
+                    Change { delta, height: row.height_changed > held, wide: row.teleported > held };
             }
+        }
+        // Whoever caught up moved two steps in some of the ticks.
+        let reach = layer.reach(window).saturating_mul(if hurried { 2 } else { 1 });
+        let bits = low_bits_for(reach);
+        self.low_bits = bits.min(MAX_LOW_BITS);
+        if bits > MAX_LOW_BITS {
+            self.changes.iter_mut().for_each(|change| change.wide = true);
         }
     }
 

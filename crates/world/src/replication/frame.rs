@@ -9,7 +9,7 @@ use shadowland_wire::message::server::OwnerRecord;
 use shadowland_wire::quantize::{Velocity, Vitals};
 
 use crate::config::WorldConfig;
-use crate::interest::{CellTable, Interest, Layers, NO_PAGE, Page};
+use crate::interest::{CellTable, Interest, Layers, NO_PAGE, Page, Pages};
 use crate::{PlayerHandle, Tick};
 
 /// A copy of everything that workers need of a tick. Recycled: after the first few ticks, filling one
@@ -22,7 +22,7 @@ pub struct Frame {
     distant_period: Tick,
     layers: Arc<Layers>,
     cells: CellTable,
-    pages: Vec<Page>,
+    pages: Pages,
     owners: Vec<OwnerRow>,
 }
 
@@ -56,7 +56,7 @@ impl Frame {
             distant_period: config.distant_period,
             layers: Arc::new(Layers::new(config)),
             cells: CellTable::default(),
-            pages: Vec::new(),
+            pages: Pages::default(),
             owners: vec![OwnerRow::default(); config.player_capacity],
         }
     }
@@ -80,24 +80,24 @@ impl Frame {
     }
 
     /// The pages of a cell, by number.
-    pub fn pages_of(&self, cell: CellId) -> impl Iterator<Item = &Page> + '_ {
+    pub fn pages_of(&self, cell: CellId) -> impl Iterator<Item = Page<'_>> + '_ {
         let mut next = self.first_page(cell);
         std::iter::from_fn(move || {
-            let page = self.pages.get(next as usize)?;
-            next = page.next();
-            Some(page)
+            let index = next;
+            next = self.pages.header(index)?.next;
+            Some(self.pages.page(index))
         })
     }
 
     /// A page by its name.
     #[must_use]
-    pub fn page(&self, id: PageId) -> Option<&Page> {
+    pub fn page(&self, id: PageId) -> Option<Page<'_>> {
         self.pages_of(id.cell).nth(id.number.into())
     }
 
     /// Every page of every cell, in no particular order.
-    pub fn all_pages(&self) -> impl Iterator<Item = &Page> + '_ {
-        self.pages.iter().filter(|page| !page.is_free())
+    pub fn all_pages(&self) -> impl Iterator<Item = Page<'_>> + '_ {
+        self.pages.iter()
     }
 
     /// What a player is told of its own entity.
@@ -112,12 +112,8 @@ impl Frame {
     }
 
     #[inline]
-    pub(super) fn page_at(&self, index: u32) -> &Page {
-        &self.pages[index as usize]
-    }
-
-    pub(super) fn page_count(&self) -> usize {
-        self.pages.len()
+    pub(super) fn pages(&self) -> &Pages {
+        &self.pages
     }
 
     /// How far a layer's entities are near, as a share of its distance.
@@ -139,11 +135,7 @@ impl Frame {
     pub(crate) fn fill(&mut self, tick: Tick, interest: &Interest, owners: impl Iterator<Item = OwnerRow>) {
         self.tick = tick;
         self.cells.copy_from(interest.cells());
-        let pages = interest.pages();
-        self.pages.resize_with(pages.len(), Page::default);
-        for (copy, page) in self.pages.iter_mut().zip(pages) {
-            copy.copy_from(page);
-        }
+        self.pages.copy_from(interest.pages());
         for (row, owner) in self.owners.iter_mut().zip(owners) {
             *row = owner;
         }

@@ -15,6 +15,6 @@ mod ledger;
 mod subscriptions;
 mod viewer;
 
-pub use encoder::Encoder;
+pub use encoder::{Encoder, EncoderStats};
 pub use frame::{Frame, OwnerRow};
 pub use viewer::{Snapshot, Viewer, ViewerStats};

@@ -2,17 +2,21 @@
 
 use shadowland_wire::block::{AgeCode, BlockHeader, CellId, PageId};
 use shadowland_wire::codec::{Full, Writer};
+use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_wire::message::server::{Close, SnapshotHeader};
 
-use super::ledger::Ledger;
+use super::encoder::Body;
+use super::ledger::{Ledger, Reference};
 use super::subscriptions::Subscriptions;
 use super::{Encoder, Frame};
-use crate::interest::{NO_PAGE, Page};
+use crate::interest::PageHeader;
 use crate::{PlayerHandle, Tick};
 
 /// Slack on a round trip before a block counts as unanswered, in ticks: packets wait for the next tick on
-/// both sides.
-const ANSWER_SLACK_TICKS: Tick = 3;
+/// both sides, and a client may answer several at once.
+const ANSWER_SLACK_TICKS: Tick = 6;
+/// Blocks that are certain to fit a packet beside headers, acknowledgements and the owner's record.
+const SURE_TO_FIT_BYTES: usize = DATAGRAM_BYTES - 200;
 
 /// The per-viewer side of replication: subscriptions, baselines, and what the last packets carried. Owned by
 /// the worker that owns the player's connection.
@@ -37,12 +41,12 @@ pub struct ViewerStats {
 /// A block that a viewer is about to get.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Due {
-    cell: u16,
-    entry: u16,
-    page_index: u32,
     page: PageId,
     age: AgeCode,
-    waiting_since: Tick,
+    /// The age of the block on its way on which this one relies; 0 = on none.
+    relies_on_age: u8,
+    entry: u16,
+    body: Body,
 }
 
 impl Viewer {
@@ -51,7 +55,7 @@ impl Viewer {
     pub fn new(player: PlayerHandle) -> Self {
         Self {
             player,
-            subscriptions: Subscriptions::new(),
+            subscriptions: Subscriptions::default(),
             ledger: Ledger::new(),
             last_tick: 0,
             stats: ViewerStats::default(),
@@ -70,9 +74,9 @@ impl Viewer {
         self.stats
     }
 
-    /// The cells that it subscribes to, nearest first.
+    /// The cells that it subscribes to, by number.
     pub fn subscribed_cells(&self) -> impl Iterator<Item = CellId> + '_ {
-        self.subscriptions.cells().iter().map(|cell| cell.id)
+        self.subscriptions.cells()
     }
 
     /// Whether the player has not confirmed yet that it dropped all cells that it no longer subscribes to.
@@ -84,8 +88,9 @@ impl Viewer {
     /// A packet that was sent with [`Snapshot::sent`] has been applied by the player.
     pub fn acked(&mut self, sequence: u64) {
         let Some(packet) = self.ledger.take(sequence) else { return };
-        for entry in self.ledger.entries(packet) {
-            self.subscriptions.applied(entry, packet.tick);
+        for Reference { entry, relies_on_age } in self.ledger.references(packet) {
+            let relies_on = (relies_on_age != 0).then(|| packet.tick - Tick::from(relies_on_age));
+            self.subscriptions.applied(entry, packet.tick, relies_on);
         }
         if packet.closes {
             self.subscriptions.closes_applied(packet.tick);
@@ -114,73 +119,93 @@ impl Viewer {
         let since = std::mem::replace(&mut self.last_tick, frame.tick());
         encoder.begin(frame);
         let position = frame.lattice().quantize(owner.position_cm);
-        self.subscriptions.follow(frame, position, &mut encoder.wanted);
-        encoder.due.clear();
-        for cell in 0..self.subscriptions.cells().len() {
-            self.collect_due(frame, cell, since, rtt_ticks, &mut encoder.due);
-        }
-        if encoder.due.iter().any(|due| due.waiting_since != frame.tick()) {
-            // Who waits longest comes first, then who is nearest: entries of one tick keep their order because
-            // cells are visited from near to far.
-            encoder.due.sort_unstable_by_key(|due| (due.waiting_since, due.cell, due.page.number));
-        }
-        let header = SnapshotHeader {
-            tick: frame.tick(),
-            last_input: owner.last_input,
-            owner: Some(owner.record(frame.lattice())),
-        };
+        self.subscriptions.follow(frame, position, encoder);
+        self.collect_due(frame, since, rtt_ticks.saturating_add(ANSWER_SLACK_TICKS), encoder);
+        self.put_first_things_first(budget_bytes, encoder);
+        let owner_record = Some(owner.record(frame.lattice()));
+        let header = SnapshotHeader { tick: frame.tick(), last_input: owner.last_input, owner: owner_record };
         Some(Snapshot { viewer: self, frame, encoder, header, budget_bytes, used: 0, next: 0, first: true })
     }
 
-    fn collect_due(&mut self, frame: &Frame, cell: usize, since: Tick, rtt_ticks: Tick, due: &mut Vec<Due>) {
-        let now = frame.tick();
-        let subscribed = self.subscriptions.cells()[cell];
-        let mut page_index = frame.first_page(subscribed.id);
-        let mut before = None;
-        while page_index != NO_PAGE && self.subscriptions.has_room() {
-            let page = frame.page_at(page_index);
-            let entry = self.subscriptions.entry_of(cell, before, now);
-            before = Some(entry);
-            let state = self.subscriptions.entry_mut(entry);
-            // Nothing changed since what was applied: it is as good as applied now.
-            if state.baseline >= page.last_change() {
-                state.baseline = now;
-                state.waiting_since = 0;
-            } else if state.sent == 0 && page.occupied() == 0 {
-                // Never heard of, and nobody in it.
-            } else if state.waiting_since != 0
-                || subscribed.near
-                || state.sent == 0
-                || frame.distant_page_is_due(page.id(), since)
-            {
-                let baseline = if state.baseline < page.floor() { 0 } else { state.baseline };
-                // What was sent may still be on its way: wait for the answer if nothing changed since, and
-                // with complete pages in any case.
-                let unanswered = state.sent != 0 && now - state.sent < rtt_ticks + ANSWER_SLACK_TICKS;
-                let nothing_new = page.last_change() <= state.sent || baseline == 0;
-                if !(unanswered && nothing_new) {
-                    if state.waiting_since == 0 {
-                        state.waiting_since = now;
-                    }
-                    due.push(Due {
-                        cell: cell as u16,
-                        entry,
-                        page_index,
-                        page: page.id(),
-                        age: age_code(baseline, page, now),
-                        waiting_since: state.waiting_since,
-                    });
-                }
+    /// Finds the pages of which a block is due, in the order of their numbers.
+    fn collect_due(&mut self, frame: &Frame, since: Tick, patience: Tick, encoder: &mut Encoder) {
+        encoder.due.clear();
+        let mut before: Option<&PageHeader> = None;
+        let mut at = 0;
+        while let Some(&index) = self.subscriptions.order().get(at) {
+            let cell = self.subscriptions.entry(index).page.cell;
+            let located = self.subscriptions.locate(at, before.filter(|page| page.id.cell == cell), frame);
+            // An entry that was forgotten has left its place to the next one.
+            at += usize::from(self.subscriptions.order().get(at) == Some(&index));
+            let Some((page_index, header)) = located else { continue };
+            before = Some(header);
+            if let Some((age, relies_on_age)) = self.due(index, header, frame, since, patience) {
+                let body = encoder.body(frame, page_index, age);
+                encoder.due.push(Due { page: header.id, age, relies_on_age, entry: index, body });
             }
-            page_index = page.next();
         }
-        self.subscriptions.truncate(cell, before, now);
     }
-}
 
-fn age_code(baseline: Tick, page: &Page, now: Tick) -> AgeCode {
-    debug_assert!(baseline == 0 || baseline >= page.floor());
-    if baseline == 0 { AgeCode::FULL } else { AgeCode::covering(u64::from(now - baseline)) }
+    /// Whether a block of the page is due: the age of its baseline, and of the block on which it relies.
+    #[inline]
+    fn due(
+        &mut self,
+        index: u16,
+        header: &PageHeader,
+        frame: &Frame,
+        since: Tick,
+        patience: Tick,
+    ) -> Option<(AgeCode, u8)> {
+        let now = frame.tick();
+        let entry = self.subscriptions.entry_mut(index);
+        // Nothing changed since what was applied: it is as good as applied now.
+        if entry.baseline >= header.last_change {
+            entry.baseline = now;
+            entry.waiting_since = 0;
+            return None;
+        }
+        let unheard_of = entry.sent == 0;
+        if entry.opened > now || (unheard_of && header.occupied == 0) {
+            return None;
+        }
+        let is_turn = entry.near
+            || unheard_of
+            || entry.waiting_since != 0
+            || frame.distant_page_is_due(header.id, since);
+        if !is_turn {
+            return None;
+        }
+        let start = entry.start(now, patience, header.floor);
+        // What was sent may still be on its way: wait for the answer if nothing changed since, and with
+        // complete pages in any case.
+        let unanswered = !unheard_of && now - entry.sent <= patience;
+        if unanswered && (header.last_change <= entry.sent || start == 0) {
+            return None;
+        }
+        // An answer that is overdue is not relied on.
+        let start = if start >= header.last_change { entry.baseline } else { start };
+        if entry.waiting_since == 0 {
+            entry.waiting_since = now;
+        }
+        if start == 0 || start < header.floor {
+            return Some((AgeCode::FULL, 0));
+        }
+        let relies_on_age = if start == entry.baseline { 0 } else { (now - start) as u8 };
+        Some((AgeCode::covering(u64::from(now - start)), relies_on_age))
+    }
+
+    /// When not everything that is due fits, who waits longest comes first, then who is nearest.
+    fn put_first_things_first(&self, budget_bytes: usize, encoder: &mut Encoder) {
+        let needed: usize = encoder.due.iter().map(|due| BlockHeader::MAX_BYTES + due.body.len()).sum();
+        if needed > budget_bytes.min(SURE_TO_FIT_BYTES) {
+            encoder.due.sort_unstable_by(|a, b| {
+                let (first, second) = (self.subscriptions.entry(a.entry), self.subscriptions.entry(b.entry));
+                let longest = first.waiting_since.cmp(&second.waiting_since);
+                let nearest = first.squared_distance.total_cmp(&second.squared_distance);
+                longest.then(nearest).then(a.page.cmp(&b.page))
+            });
+        }
+    }
 }
 
 /// The snapshot of one tick for one viewer, written into as many packets as it needs and the budget allows.
@@ -225,8 +250,7 @@ impl Snapshot<'_> {
         }
         let mut previous = CellId(0);
         while let Some(&due) = self.encoder.due.get(self.next) {
-            let body = self.encoder.body(self.frame, due.page_index, due.age);
-            let need = BlockHeader::MAX_BYTES + body.len();
+            let need = BlockHeader::MAX_BYTES + due.body.len();
             if need > writer.remaining() {
                 break;
             }
@@ -235,11 +259,11 @@ impl Snapshot<'_> {
                 break;
             }
             BlockHeader { page: due.page, age: due.age }.encode(writer, &mut previous)?;
-            writer.bytes(body)?;
+            writer.bytes(self.encoder.bytes(due.body))?;
             self.used += need;
             self.next += 1;
-            self.viewer.ledger.note(due.entry);
-            self.viewer.subscriptions.note_sent(due.cell.into(), due.entry, now);
+            self.viewer.ledger.note(Reference { entry: due.entry, relies_on_age: due.relies_on_age });
+            self.viewer.subscriptions.note_sent(due.entry, due.relies_on_age != 0, now);
             self.viewer.stats.blocks += 1;
         }
         Ok(())
