@@ -13,10 +13,13 @@
 //! | [`demo`] | server and simulated players in one process, and what came of it |
 //! | [`load`] | simulated players for a server elsewhere |
 //! | [`identity`] | the server's static key pair |
+//! | [`embed`] | the server without sockets, threads and clock |
 //! | [`server`] | a running server: binds, starts the threads, stops them |
-//! | `worker` | the I/O thread: sockets, sessions, sending |
+//! | `hub` | the sessions of a worker: receiving, serving |
+//! | `worker` | the I/O thread around a hub: socket, polling |
 //! | `session` | what a worker hangs on a session, and what comes in from it |
-//! | `world_thread` | the thread that simulates |
+//! | `world_side` | the world between its queues and its frames |
+//! | `world_thread` | the thread around it |
 //! | `queue` | what passes between the threads |
 //! | `schedule` | when ticks start and how long they last |
 //! | `control` | flags that all threads look at |
@@ -26,6 +29,8 @@ pub mod cli;
 pub mod config;
 mod control;
 pub mod demo;
+pub mod embed;
+mod hub;
 pub mod identity;
 pub mod load;
 mod queue;
@@ -34,4 +39,5 @@ pub mod server;
 mod session;
 pub mod stats;
 mod worker;
+mod world_side;
 mod world_thread;

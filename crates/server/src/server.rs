@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use mio::{Interest, Poll, Waker};
+use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use rand::{Rng, SeedableRng};
-use shadowland_proto::{Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters};
+use shadowland_proto::Identity;
 use shadowland_udp::{Options, UdpSocket};
 use shadowland_world::Frame;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
-use crate::config::{Config, TICK_HZ};
+use crate::config::Config;
 use crate::control::{Alive, Control};
-use crate::queue::{FrameSlot, FrameTaps, queues};
+use crate::embed::{self, Assembly, Hub};
+use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::Clock;
 use crate::stats::{ServerStats, Shared, TickStats, WorkerStats};
 use crate::worker::{self, Worker};
@@ -72,8 +72,6 @@ impl Server {
     pub fn start(config: Config, identity: Identity) -> Result<Self, StartError> {
         let mut rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| system("get randomness", io::Error::other(error)))?;
-        let mut cookie_master = Zeroizing::new([0; 32]);
-        rng.fill_bytes(&mut *cookie_master);
         let sockets = bind(&config)?;
         let local_addr = sockets[0].local_addr().map_err(|error| system("tell the bound address", error))?;
 
@@ -88,14 +86,13 @@ impl Server {
             taps: Arc::new(FrameTaps::new()),
             threads: Vec::new(),
         };
+        let Assembly { hubs, world } = embed::assemble(&config, sockets.len(), &identity, &mut rng);
         let mut links = Vec::new();
-        for (index, socket) in sockets.into_iter().enumerate() {
-            let endpoint =
-                Endpoint::new(endpoint_config(&config, index), identity.clone(), &cookie_master, &mut rng);
-            links.push(server.start_worker(&config, index, socket, endpoint, clock)?);
+        for (index, (socket, hub)) in sockets.into_iter().zip(hubs).enumerate() {
+            links.push(server.start_worker(index, socket, hub, clock)?);
         }
         let world = WorldThread::new(
-            config.world,
+            world,
             links,
             Arc::clone(&server.taps),
             clock,
@@ -155,10 +152,9 @@ impl Server {
 
     fn start_worker(
         &mut self,
-        config: &Config,
         index: usize,
         mut socket: UdpSocket,
-        endpoint: Endpoint<crate::session::Player>,
+        hub: Hub,
         clock: Clock,
     ) -> Result<WorkerLink, StartError> {
         let mut prepare = || {
@@ -168,24 +164,22 @@ impl Server {
             Ok((poll, waker))
         };
         let (poll, waker) = prepare().map_err(|error| system("wait for datagrams", error))?;
-        let (worker_queues, world_queues) = queues(config.session.max_players);
         let frames = Arc::new(FrameSlot::new());
         let stats = Arc::new(Shared::new(WorkerStats::default()));
         let parts = worker::Parts {
             poll,
             socket,
-            endpoint,
-            queues: worker_queues,
+            hub,
             frames: Arc::clone(&frames),
             clock,
             control: Arc::clone(&self.control),
             stats: Arc::clone(&stats),
         };
-        let worker = Worker::new(config, parts);
+        let worker = Worker::new(parts);
         self.wakers.push(Arc::clone(&waker));
         self.worker_stats.push(stats);
         self.spawn(format!("io-{index}"), move || worker.run())?;
-        Ok(WorkerLink { queues: world_queues, frames, waker })
+        Ok(WorkerLink { frames, waker })
     }
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
@@ -270,20 +264,6 @@ fn tell_buffers(socket: &UdpSocket, asked: &Options) {
                  are lost in bursts"
             );
         }
-    }
-}
-
-fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
-    EndpointConfig {
-        worker: u8::try_from(worker).expect("there are at most 64 workers"),
-        // Some more than play: half-open sessions, and those that say goodbye.
-        max_sessions: (config.session.max_players + 1_024).min(SESSIONS_MAX),
-        parameters: SessionParameters {
-            tick_rate_hz: TICK_HZ as u16,
-            idle_timeout_ms: u32::try_from(config.session.idle_timeout.as_millis()).unwrap_or(u32::MAX),
-            ..SessionParameters::default()
-        },
-        ..EndpointConfig::default()
     }
 }
 

@@ -1,33 +1,23 @@
-//! An I/O worker: a thread with a socket of its own and all state of the sessions on it.
+//! An I/O worker: the thread around a hub, with a socket of its own.
 //!
 //! Its loop takes turns, so that nothing waits for long: some batches of datagrams in, then some sessions of the
-//! current round out. A round starts with a frame of the world and serves every session once: its timeouts,
-//! its snapshot, its control messages. A frame that comes during a round waits until the round is over, and is
-//! replaced if an even newer one comes: a worker that cannot keep up serves everybody less often.
+//! current round out. A frame that comes during a round waits until the round is over, and is replaced if an even
+//! newer one comes: a worker that cannot keep up serves everybody less often.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token};
-use shadowland_proto::{
-    Channel, CloseReason, DenyReason, DisconnectReason, Endpoint, Routed, Session, Slot, State, Time,
-};
-use shadowland_udp::{RecvBatch, RecvStats, SendBatch, SendStats, UdpSocket};
-use shadowland_wire::Writer;
-use shadowland_wire::handshake::HANDSHAKE_REPLY_BYTES;
-use shadowland_wire::message::ServerType;
-use shadowland_wire::message::server::Welcome;
-use shadowland_world::{Encoder, Frame, PlayerHandle, Tick, Viewer, WorldConfig};
+use shadowland_udp::{DATAGRAM, RecvBatch, RecvStats, SendBatch, SendStats, UdpSocket};
+use shadowland_world::Frame;
 
-use crate::config::{Config, TICK_HZ};
 use crate::control::Control;
-use crate::queue::{Completed, FrameSlot, ToWorker, ToWorld, WorkerQueues};
+use crate::hub::{Hub, Outbox};
+use crate::queue::FrameSlot;
 use crate::schedule::Clock;
-use crate::session::{Inbound, Player, Stage};
 use crate::stats::{Shared, WorkerStats, thread_cpu};
-
-const _: () = assert!(shadowland_udp::DATAGRAM == shadowland_wire::limits::DATAGRAM_BYTES);
 
 /// Token of the socket in the worker's poll.
 pub(crate) const SOCKET: Token = Token(0);
@@ -50,8 +40,7 @@ const GOODBYE_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) socket: UdpSocket,
-    pub(crate) endpoint: Endpoint<Player>,
-    pub(crate) queues: WorkerQueues,
+    pub(crate) hub: Hub,
     pub(crate) frames: Arc<FrameSlot<Frame>>,
     pub(crate) clock: Clock,
     pub(crate) control: Arc<Control>,
@@ -62,49 +51,24 @@ pub(crate) struct Parts {
 pub(crate) struct Worker {
     parts: Parts,
     outbox: SendBatch,
-    encoder: Encoder,
-    rules: Rules,
-    /// Sessions whose client has confirmed the keys.
-    listed: Vec<Slot>,
-    /// Players that are to leave the world as soon as its queue has room.
-    leaving: Vec<PlayerHandle>,
-    round: Option<Round>,
-    last_tick: Tick,
+    received: RecvStats,
     /// The socket buffer was full: `poll` says when it is worth trying again.
     blocked: bool,
-    stats: WorkerStats,
 }
 
-/// What of the configuration matters here.
-struct Rules {
-    max_players: usize,
-    ticks_per_snapshot: Tick,
-    budget_bytes: usize,
-    lattice_step_um: u32,
-    interest_distance_cm: u32,
-}
+impl Outbox for SendBatch {
+    fn slot(&mut self) -> Option<&mut [u8; DATAGRAM]> {
+        self.slot()
+    }
 
-/// A frame on its way to all sessions.
-struct Round {
-    frame: Arc<Frame>,
-    /// Index of the next session in the list.
-    next: usize,
+    fn commit(&mut self, len: usize, to: SocketAddr) {
+        self.commit(len, to);
+    }
 }
 
 impl Worker {
-    pub(crate) fn new(config: &Config, parts: Parts) -> Self {
-        Self {
-            parts,
-            outbox: SendBatch::new(BATCH),
-            encoder: Encoder::new(),
-            rules: Rules::new(config),
-            listed: Vec::with_capacity(config.session.max_players),
-            leaving: Vec::with_capacity(config.session.max_players),
-            round: None,
-            last_tick: 0,
-            blocked: false,
-            stats: WorkerStats::default(),
-        }
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { parts, outbox: SendBatch::new(BATCH), received: RecvStats::default(), blocked: false }
     }
 
     /// Receives and sends until told to stop.
@@ -113,7 +77,7 @@ impl Worker {
         let mut inbox = RecvBatch::new(BATCH);
         let mut readable = true;
         while !self.parts.control.stops() {
-            let busy = readable || (self.round.is_some() && !self.blocked);
+            let busy = readable || (self.parts.hub.is_in_round() && !self.blocked);
             let sleep = if busy { Duration::ZERO } else { LONGEST_SLEEP };
             if let Err(error) = self.parts.poll.poll(&mut events, Some(sleep))
                 && error.kind() != io::ErrorKind::Interrupted
@@ -130,10 +94,7 @@ impl Worker {
             if readable {
                 readable = self.receive(&mut inbox);
             }
-            self.hear_world();
-            if self.round.is_none() {
-                self.start_round();
-            }
+            self.start_round();
             self.continue_round();
             self.flush();
         }
@@ -152,11 +113,12 @@ impl Worker {
             };
             let now = self.parts.clock.now();
             for (from, datagram) in inbox.iter_mut() {
-                self.accept(now, from, datagram);
+                if self.outbox.is_full() {
+                    self.flush();
+                }
+                self.parts.hub.receive(now, from, datagram, &mut self.outbox);
             }
-            let RecvStats { datagrams, bytes, oversized, .. } = *inbox.stats();
-            (self.stats.datagrams_in, self.stats.bytes_in, self.stats.oversized) =
-                (datagrams, bytes, oversized);
+            self.received = *inbox.stats();
             // A batch that is not full has seen the socket empty: what arrives now is told by the poll.
             if received < BATCH {
                 return false;
@@ -165,93 +127,25 @@ impl Worker {
         true
     }
 
-    fn accept(&mut self, now: Time, from: std::net::SocketAddr, datagram: &mut [u8]) {
-        if self.outbox.is_full() {
-            self.flush();
-        }
-        let mut nowhere = [0; HANDSHAKE_REPLY_BYTES];
-        let reply = self.outbox.slot().map_or(&mut nowhere[..], |slot| &mut slot[..]);
-        match self.parts.endpoint.route(now, from, datagram, reply) {
-            Routed::Reply(_) if self.outbox.is_full() => self.stats.crowded_out += 1,
-            Routed::Reply(len) => self.outbox.commit(len, from),
-            Routed::Session(slot) => self.accept_sealed(now, slot, datagram),
-            Routed::Dropped(_) => {}
-        }
-    }
-
-    fn accept_sealed(&mut self, now: Time, slot: Slot, datagram: &mut [u8]) {
-        let Some(session) = self.parts.endpoint.session_mut(slot) else { return };
-        let player = session.data.get_or_insert_default();
-        let mut inbound = Inbound {
-            player: &mut *player,
-            queues: &mut self.parts.queues,
-            stats: &mut self.stats,
-            tick: self.last_tick,
-        };
-        let handled = session.connection.handle(now, datagram, &mut inbound);
-        if session.connection.is_confirmed() && !player.listed {
-            player.listed = true;
-            self.listed.push(slot);
-        }
-        if let Err(reason) = handled {
-            self.parts.endpoint.count_drop(reason);
-        }
-    }
-
-    /// Takes the world's answers to joins.
-    fn hear_world(&mut self) {
-        let now = self.parts.clock.now();
-        while let Ok(answer) = self.parts.queues.from_world.pop() {
-            match answer {
-                ToWorker::Joined { session, player, from } => self.joined(session, player, from),
-                ToWorker::Refused { session } => {
-                    if let Some(session) = self.parts.endpoint.session_mut(session) {
-                        session.connection.close(now, DisconnectReason::Full);
-                    }
-                }
-            }
-        }
-    }
-
-    fn joined(&mut self, slot: Slot, handle: PlayerHandle, from: Tick) {
-        let session = self.parts.endpoint.session_mut(slot);
-        let Some(Session { connection, data: Some(player), .. }) = session else {
-            // It ended meanwhile.
-            return self.leaving.push(handle);
-        };
-        let mut body = [0; Welcome::MAX_BYTES];
-        let mut writer = Writer::new(&mut body);
-        self.rules.welcome(handle).encode(&mut writer).expect("the buffer is made for it");
-        let sent = connection.send(Channel::ReliableOrdered, 0, ServerType::Welcome as u8, writer.written());
-        if sent.is_err() {
-            // Only a closed connection refuses its first message; the next round removes it.
-            return self.leaving.push(handle);
-        }
-        player.stage = Stage::Playing { viewer: Box::new(Viewer::new(handle)), from };
-        // Spread over the ticks, so that no tick sends more than its share.
-        player.next_turn = from + handle.slot % self.rules.ticks_per_snapshot;
-        self.stats.players += 1;
-    }
-
+    /// Hears the world, and starts a round if none is on and there is a frame.
     fn start_round(&mut self) {
-        let Some(frame) = self.parts.frames.take() else { return };
-        let now = self.parts.clock.now();
-        let tick = frame.tick();
-        self.stats.frames_skipped += u64::from(tick.saturating_sub(self.last_tick + 1));
-        self.last_tick = tick;
-        self.leaving.retain(|&player| !self.parts.queues.push_control(ToWorld::Leave(player)));
-        let full = self.parts.control.players() >= self.rules.max_players;
-        self.parts.endpoint.refuse_new(full.then_some(DenyReason::Full));
-        self.parts.endpoint.on_timeout(now);
-        self.round = Some(Round { frame, next: 0 });
+        let Parts { hub, frames, clock, control, .. } = &mut self.parts;
+        hub.hear_world(clock.now());
+        if !hub.is_in_round()
+            && let Some(frame) = frames.take()
+        {
+            hub.start_round(clock.now(), frame, control.players());
+        }
     }
 
     /// Serves some sessions of the round, and ends it when all are served and everything has left.
     fn continue_round(&mut self) {
-        let Some(mut round) = self.round.take() else { return };
+        if !self.parts.hub.is_in_round() {
+            return;
+        }
         let mut now = self.parts.clock.now();
         let mut left = SESSIONS_PER_TURN;
-        while round.next < self.listed.len() && left > 0 {
+        while self.parts.hub.has_unserved() && left > 0 {
             // Half a batch: room for a snapshot of several packets and control messages without a second look.
             if self.outbox.len() >= BATCH / 2 {
                 self.flush();
@@ -260,81 +154,17 @@ impl Worker {
             if self.outbox.is_full() {
                 break;
             }
-            match self.serve(self.listed[round.next], &round.frame, now) {
-                Served::Stays => round.next += 1,
-                // The last one takes its place in the list, and is next.
-                Served::Gone => drop(self.listed.swap_remove(round.next)),
-            }
+            self.parts.hub.serve_next(now, &mut self.outbox);
             left -= 1;
         }
-        if round.next < self.listed.len() {
-            self.round = Some(round);
+        if self.parts.hub.has_unserved() {
             return;
         }
         self.flush();
         if self.outbox.is_empty() {
-            let completed = Completed { tick: round.frame.tick(), at: self.parts.clock.now() };
-            // A full queue holds older ones, and the next completion stands for this one too.
-            let _ = self.parts.queues.completed.push(completed);
+            self.parts.hub.end_round(self.parts.clock.now());
             self.publish_stats();
-        } else {
-            self.round = Some(round);
         }
-    }
-
-    /// One session's share of a round.
-    fn serve(&mut self, slot: Slot, frame: &Frame, now: Time) -> Served {
-        let Self { parts, outbox, encoder, rules, stats, .. } = self;
-        let Some(session) = parts.endpoint.session_mut(slot) else { return Served::Gone };
-        let Session { connection, address, data, .. } = session;
-        let player = data.as_mut().expect("a listed session has a player");
-        if connection.next_timeout().is_some_and(|at| now >= at) {
-            connection.on_timeout(now);
-        }
-        if connection.state() == State::Established {
-            player.ask(slot, &mut parts.queues);
-        }
-        if let Stage::Playing { viewer, from } = &mut player.stage
-            && frame.tick() >= player.next_turn.max(*from)
-        {
-            player.next_turn = frame.tick() + rules.ticks_per_snapshot;
-            let rtt_ticks = rtt_ticks(connection.rtt());
-            let mut snapshot = viewer.snapshot(frame, encoder, rtt_ticks, rules.budget_bytes);
-            while let Some(snapshot) = snapshot.as_mut().filter(|snapshot| snapshot.wants_packet()) {
-                let Some(mut packet) = outbox.slot().and_then(|slot| connection.packet(now, slot)) else {
-                    break;
-                };
-                if packet.message(ServerType::Snapshot as u8, |writer| snapshot.write(writer)).is_err() {
-                    break;
-                }
-                let sent = packet.finish();
-                snapshot.sent(sent.sequence);
-                outbox.commit(sent.len, *address);
-                stats.snapshots += 1;
-            }
-        }
-        // What finds no room now is due again in the next round.
-        while let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
-            outbox.commit(len, *address);
-        }
-        let State::Closed(reason) = connection.state() else { return Served::Stays };
-        let handle = player.handle();
-        self.part(slot, handle, reason);
-        Served::Gone
-    }
-
-    /// Forgets a session that is over.
-    fn part(&mut self, slot: Slot, player: Option<PlayerHandle>, reason: CloseReason) {
-        self.parts.endpoint.remove(slot);
-        if let Some(player) = player {
-            self.stats.players -= 1;
-            self.leaving.push(player);
-        }
-        match reason {
-            CloseReason::Peer(DisconnectReason::Leaving) => self.stats.left += 1,
-            _ => self.stats.lost += 1,
-        }
-        tracing::debug!(id = slot.connection_id(), ?reason, "session ended");
     }
 
     /// Hands the kernel what it takes of the waiting datagrams.
@@ -364,21 +194,23 @@ impl Worker {
 
     fn publish_stats(&mut self) {
         let SendStats { datagrams, bytes, refused, blocked, .. } = *self.outbox.stats();
-        let stats = &mut self.stats;
-        (stats.datagrams_out, stats.bytes_out, stats.refused, stats.blocked) =
-            (datagrams, bytes, refused, blocked);
-        stats.sessions = self.listed.len() as u64;
-        stats.dropped = self.parts.endpoint.counters().dropped;
-        stats.cpu = thread_cpu();
-        *self.parts.stats.lock() = *stats;
+        let stats = WorkerStats {
+            datagrams_in: self.received.datagrams,
+            bytes_in: self.received.bytes,
+            oversized: self.received.oversized,
+            datagrams_out: datagrams,
+            bytes_out: bytes,
+            refused,
+            blocked,
+            cpu: thread_cpu(),
+            ..self.parts.hub.stats()
+        };
+        *self.parts.stats.lock() = stats;
     }
 
     /// Tells every player that the server stops.
     fn say_goodbye(&mut self) {
         let now = self.parts.clock.now();
-        for (_, session) in self.parts.endpoint.sessions_mut() {
-            session.connection.close(now, DisconnectReason::ShuttingDown);
-        }
         for pass in 0..GOODBYES {
             if pass > 0 {
                 std::thread::sleep(GOODBYE_PAUSE);
@@ -386,52 +218,29 @@ impl Worker {
             // Whatever blocked before, now is the last time to try.
             self.blocked = false;
             self.flush();
-            let Self { parts, outbox, .. } = self;
-            for (_, Session { connection, address, .. }) in parts.endpoint.sessions_mut() {
-                if outbox.is_full() && parts.socket.send(outbox).is_err() {
-                    outbox.clear();
-                }
-                if let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
-                    outbox.commit(len, *address);
-                }
-            }
+            let Self { parts: Parts { hub, socket, .. }, outbox, .. } = self;
+            hub.goodbye(now, &mut Draining { batch: outbox, socket });
             self.flush();
         }
         self.publish_stats();
     }
 }
 
-/// What became of a session in its round.
-enum Served {
-    Stays,
-    Gone,
+/// An outbox that is emptied when it is full, and loses what the socket does not take.
+struct Draining<'a> {
+    batch: &'a mut SendBatch,
+    socket: &'a UdpSocket,
 }
 
-impl Rules {
-    fn new(config: &Config) -> Self {
-        let world: &WorldConfig = &config.world;
-        let farthest = world.layers.iter().map(|layer| layer.distance_cm).fold(0.0, f64::max);
-        Self {
-            max_players: config.session.max_players,
-            ticks_per_snapshot: TICK_HZ / config.session.send_hz,
-            budget_bytes: config.session.budget_bytes,
-            lattice_step_um: (world.lattice_step_cm * 10_000.0).round() as u32,
-            interest_distance_cm: farthest.round() as u32,
+impl Outbox for Draining<'_> {
+    fn slot(&mut self) -> Option<&mut [u8; DATAGRAM]> {
+        if self.batch.is_full() && self.socket.send(self.batch).is_err() {
+            self.batch.clear();
         }
+        self.batch.slot()
     }
 
-    fn welcome(&self, player: PlayerHandle) -> Welcome {
-        Welcome {
-            entity: player.entity,
-            lattice_step_um: self.lattice_step_um,
-            tick_hz: TICK_HZ as u8,
-            interest_distance_cm: self.interest_distance_cm,
-        }
+    fn commit(&mut self, len: usize, to: SocketAddr) {
+        self.batch.commit(len, to);
     }
-}
-
-/// A round trip in ticks, rounded up.
-fn rtt_ticks(rtt: Duration) -> Tick {
-    let ticks = (rtt.as_micros() * u128::from(TICK_HZ)).div_ceil(1_000_000);
-    Tick::try_from(ticks).unwrap_or(Tick::MAX)
 }

@@ -6,27 +6,25 @@ use std::time::Duration;
 
 use mio::Waker;
 use shadowland_proto::Time;
-use shadowland_world::{Frame, World, WorldConfig};
+use shadowland_world::Frame;
 
 use crate::config::TICK_HZ;
 use crate::control::Control;
-use crate::queue::{FramePool, FrameSlot, FrameTaps, ToWorker, ToWorld, WorldQueues};
+use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::{Clock, Lateness, Schedule, TickTimes};
 use crate::stats::{Shared, TickStats, record, thread_cpu};
+use crate::world_side::WorldSide;
 
 /// What the world thread has of one worker.
 pub(crate) struct WorkerLink {
-    pub(crate) queues: WorldQueues,
     pub(crate) frames: Arc<FrameSlot<Frame>>,
     pub(crate) waker: Arc<Waker>,
 }
 
 /// The world thread's state.
 pub(crate) struct WorldThread {
-    world: World,
-    config: WorldConfig,
+    side: WorldSide,
     workers: Vec<WorkerLink>,
-    pool: FramePool<Frame>,
     taps: Arc<FrameTaps<Frame>>,
     clock: Clock,
     times: TickTimes,
@@ -37,7 +35,7 @@ pub(crate) struct WorldThread {
 
 impl WorldThread {
     pub(crate) fn new(
-        config: WorldConfig,
+        side: WorldSide,
         workers: Vec<WorkerLink>,
         taps: Arc<FrameTaps<Frame>>,
         clock: Clock,
@@ -45,10 +43,8 @@ impl WorldThread {
         control: Arc<Control>,
     ) -> Self {
         Self {
-            world: World::new(config.clone()),
-            pool: FramePool::new(2 * workers.len() + 1, || Frame::new(&config)),
+            side,
             times: TickTimes::new(workers.len()),
-            config,
             workers,
             taps,
             clock,
@@ -73,14 +69,12 @@ impl WorldThread {
     fn tick(&mut self) {
         let started = self.clock.now();
         self.hear_completions();
-        self.hear_workers();
-        self.world.pause_creatures(self.control.creatures_paused());
-        self.world.tick();
-        self.control.set_players(self.world.player_count());
+        self.side.pause_creatures(self.control.creatures_paused());
+        self.side.tick();
+        self.control.set_players(self.side.world().player_count());
         let simulated = self.clock.now();
 
-        let (world, config) = (&self.world, &self.config);
-        let frame = self.pool.fill(|| Frame::new(config), |frame| world.publish(frame));
+        let frame = self.side.publish();
         for worker in &self.workers {
             worker.frames.put(Arc::clone(&frame));
             if let Err(error) = worker.waker.wake() {
@@ -95,46 +89,16 @@ impl WorldThread {
             .begin(frame.tick(), started, self.clock.now(), |time| record(&mut stats.duration_us, time));
         record(&mut stats.simulation_us, simulated - started);
         stats.ticks += 1;
-        stats.frames = self.pool.len() as u64;
-        stats.entities = self.world.entity_count() as u64;
+        stats.frames = self.side.frame_count() as u64;
+        stats.entities = self.side.world().entity_count() as u64;
         stats.cpu = thread_cpu();
     }
 
     fn hear_completions(&mut self) {
         let mut stats = self.stats.lock();
-        for (index, worker) in self.workers.iter_mut().enumerate() {
-            while let Ok(completed) = worker.queues.completed.pop() {
-                self.times.completed(index, completed.tick, completed.at, |time| {
-                    record(&mut stats.duration_us, time);
-                });
-            }
-        }
-    }
-
-    /// Takes what the workers queued before this tick; what comes meanwhile waits for the next one.
-    fn hear_workers(&mut self) {
-        let from = self.world.now() + 1;
-        for worker in &mut self.workers {
-            let queues = &mut worker.queues;
-            for _ in 0..queues.from_worker.slots() {
-                // No room to answer a join: it waits where it is, and with it what stands behind it.
-                if queues.to_worker.is_full() {
-                    break;
-                }
-                match queues.from_worker.pop() {
-                    Ok(ToWorld::Input { player, number, input }) => self.world.input(player, number, input),
-                    Ok(ToWorld::Leave(player)) => self.world.leave(player),
-                    Ok(ToWorld::Join { session }) => {
-                        let answer = match self.world.join() {
-                            Ok(player) => ToWorker::Joined { session, player, from },
-                            Err(_full) => ToWorker::Refused { session },
-                        };
-                        queues.to_worker.push(answer).expect("there is room: this is the only producer");
-                    }
-                    Err(_empty) => break,
-                }
-            }
-        }
+        self.side.hear_completions(|worker, tick, at| {
+            self.times.completed(worker, tick, at, |time| record(&mut stats.duration_us, time));
+        });
     }
 
     fn note(&mut self, lateness: Lateness, now: Time) {

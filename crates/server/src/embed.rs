@@ -1,0 +1,63 @@
+//! The parts of a server that are neither socket nor thread nor clock, for those who bring their own: simulations
+//! under virtual time, benchmarks, and the threads of [`crate::server`], which are built of the same parts.
+//!
+//! ```text
+//! datagrams ──▶ Hub::receive ──▶ queues ──▶ WorldSide::tick ──▶ WorldSide::publish ──▶ frame
+//! outbox    ◀── Hub::serve_next ◀── Hub::start_round ◀───────────────────────────────────┘
+//! ```
+//!
+//! Bytes, time and randomness are arguments. With the same ones, everything goes the same way.
+
+use rand::CryptoRng;
+use shadowland_proto::{Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters};
+use zeroize::Zeroizing;
+
+use crate::config::{Config, TICK_HZ};
+use crate::queue::queues;
+
+pub use crate::hub::{Hub, Outbox};
+pub use crate::world_side::WorldSide;
+
+/// A server, connected inside and at rest.
+pub struct Assembly {
+    /// One hub per worker. The low byte of a connection id is the index of its hub; what has no connection id may
+    /// go to any of them.
+    pub hubs: Vec<Hub>,
+    /// The world that all hubs serve.
+    pub world: WorldSide,
+}
+
+/// Assembles a server with so many workers, at most 64. `rng` is where all randomness of its handshakes comes
+/// from.
+///
+/// # Panics
+/// When the configuration is none that [`crate::config`] accepts.
+pub fn assemble(config: &Config, workers: usize, identity: &Identity, rng: &mut dyn CryptoRng) -> Assembly {
+    let mut cookie_master = Zeroizing::new([0; 32]);
+    rng.fill_bytes(&mut *cookie_master);
+    let mut to_workers = Vec::new();
+    let hubs = (0..workers)
+        .map(|worker| {
+            let (worker_queues, world_queues) = queues(config.session.max_players);
+            to_workers.push(world_queues);
+            let endpoint_config = endpoint_config(config, worker);
+            let endpoint = Endpoint::new(endpoint_config, identity.clone(), &cookie_master, rng);
+            Hub::new(config, endpoint, worker_queues)
+        })
+        .collect();
+    Assembly { hubs, world: WorldSide::new(config.world.clone(), to_workers) }
+}
+
+fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
+    EndpointConfig {
+        worker: u8::try_from(worker).expect("there are at most 64 workers"),
+        // Some more than play: half-open sessions, and those that say goodbye.
+        max_sessions: (config.session.max_players + 1_024).min(SESSIONS_MAX),
+        parameters: SessionParameters {
+            tick_rate_hz: TICK_HZ as u16,
+            idle_timeout_ms: u32::try_from(config.session.idle_timeout.as_millis()).unwrap_or(u32::MAX),
+            ..SessionParameters::default()
+        },
+        ..EndpointConfig::default()
+    }
+}

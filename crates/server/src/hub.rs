@@ -1,0 +1,323 @@
+//! The sessions of one worker, without its socket, its thread and its clock.
+//!
+//! A round serves every session once with a frame of the world: its timeouts, its snapshot, its control
+//! messages.
+//!
+//! ```text
+//! for every datagram:  hub.receive(now, from, datagram, outbox)
+//! now and then:        hub.hear_world(now)
+//! for every frame:     hub.start_round(now, frame, players)
+//!                      while hub.has_unserved() { hub.serve_next(now, outbox) }
+//!                      hub.end_round(now)             when the last datagram of the round has left
+//! at the end:          hub.goodbye(now, outbox)       three times
+//! ```
+//!
+//! Whoever drives a hub decides when its outbox is emptied, and what waits for what.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shadowland_proto::{
+    Channel, CloseReason, DenyReason, DisconnectReason, Endpoint, Routed, Session, Slot, State, Time,
+};
+use shadowland_wire::Writer;
+use shadowland_wire::handshake::HANDSHAKE_REPLY_BYTES;
+use shadowland_wire::limits::DATAGRAM_BYTES;
+use shadowland_wire::message::ServerType;
+use shadowland_wire::message::server::Welcome;
+use shadowland_world::{Encoder, Frame, PlayerHandle, Tick, Viewer, WorldConfig};
+
+use crate::config::{Config, TICK_HZ};
+use crate::queue::{Completed, ToWorker, ToWorld, WorkerQueues};
+use crate::session::{Inbound, Player, Stage};
+use crate::stats::WorkerStats;
+
+/// Where a hub puts the datagrams that are to leave.
+pub trait Outbox {
+    /// The next free slot, with any bytes in it; `None` while there is no room.
+    fn slot(&mut self) -> Option<&mut [u8; DATAGRAM_BYTES]>;
+    /// The first `len` bytes of the slot that [`slot`](Self::slot) gave last are for `to`.
+    fn commit(&mut self, len: usize, to: SocketAddr);
+}
+
+/// The sessions of one worker.
+pub struct Hub {
+    endpoint: Endpoint<Player>,
+    queues: WorkerQueues,
+    encoder: Encoder,
+    rules: Rules,
+    /// Sessions whose client has confirmed the keys.
+    listed: Vec<Slot>,
+    /// Players that are to leave the world as soon as its queue has room.
+    leaving: Vec<PlayerHandle>,
+    round: Option<Round>,
+    last_tick: Tick,
+    stats: WorkerStats,
+}
+
+/// What of the configuration matters here.
+struct Rules {
+    max_players: usize,
+    ticks_per_snapshot: Tick,
+    budget_bytes: usize,
+    lattice_step_um: u32,
+    interest_distance_cm: u32,
+}
+
+/// A frame on its way to all sessions.
+struct Round {
+    frame: Arc<Frame>,
+    /// Index of the next session in the list.
+    next: usize,
+}
+
+impl Hub {
+    pub(crate) fn new(config: &Config, endpoint: Endpoint<Player>, queues: WorkerQueues) -> Self {
+        Self {
+            endpoint,
+            queues,
+            encoder: Encoder::new(),
+            rules: Rules::new(config),
+            listed: Vec::with_capacity(config.session.max_players),
+            leaving: Vec::with_capacity(config.session.max_players),
+            round: None,
+            last_tick: 0,
+            stats: WorkerStats::default(),
+        }
+    }
+
+    /// Takes a datagram. It is decrypted in place.
+    pub fn receive(&mut self, now: Time, from: SocketAddr, datagram: &mut [u8], outbox: &mut impl Outbox) {
+        let mut reply = [0; HANDSHAKE_REPLY_BYTES];
+        match self.endpoint.route(now, from, datagram, &mut reply) {
+            Routed::Reply(len) => match outbox.slot() {
+                Some(slot) => {
+                    slot[..len].copy_from_slice(&reply[..len]);
+                    outbox.commit(len, from);
+                }
+                None => self.stats.crowded_out += 1,
+            },
+            Routed::Session(slot) => self.receive_sealed(now, slot, datagram),
+            Routed::Dropped(_) => {}
+        }
+    }
+
+    /// Takes the world's answers to joins.
+    pub fn hear_world(&mut self, now: Time) {
+        while let Ok(answer) = self.queues.from_world.pop() {
+            match answer {
+                ToWorker::Joined { session, player, from } => self.joined(session, player, from),
+                ToWorker::Refused { session } => {
+                    if let Some(session) = self.endpoint.session_mut(session) {
+                        session.connection.close(now, DisconnectReason::Full);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts a round with a frame; one that is still on is given up. `players` is how many play in the whole
+    /// world.
+    pub fn start_round(&mut self, now: Time, frame: Arc<Frame>, players: usize) {
+        let tick = frame.tick();
+        self.stats.frames_skipped += u64::from(tick.saturating_sub(self.last_tick + 1));
+        self.last_tick = tick;
+        self.leaving.retain(|&player| !self.queues.push_control(ToWorld::Leave(player)));
+        let full = players >= self.rules.max_players;
+        self.endpoint.refuse_new(full.then_some(DenyReason::Full));
+        self.endpoint.on_timeout(now);
+        self.round = Some(Round { frame, next: 0 });
+    }
+
+    /// Whether a round is on: it was started, and not ended.
+    #[must_use]
+    pub fn is_in_round(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// Whether the round has sessions that were not served.
+    #[must_use]
+    pub fn has_unserved(&self) -> bool {
+        self.round.as_ref().is_some_and(|round| round.next < self.listed.len())
+    }
+
+    /// Serves one session of the round. What finds no room in the outbox is not lost: state comes with the next
+    /// snapshot, control messages with the next round.
+    pub fn serve_next(&mut self, now: Time, outbox: &mut impl Outbox) {
+        let Some(mut round) = self.round.take() else { return };
+        if let Some(&slot) = self.listed.get(round.next) {
+            match self.serve(slot, &round.frame, now, outbox) {
+                Served::Stays => round.next += 1,
+                // The last one takes its place in the list, and is next.
+                Served::Gone => drop(self.listed.swap_remove(round.next)),
+            }
+        }
+        self.round = Some(round);
+    }
+
+    /// Ends the round, and tells the world that its last datagram left at `at`.
+    pub fn end_round(&mut self, at: Time) {
+        let Some(round) = self.round.take() else { return };
+        // A full queue holds older ones, and the next completion stands for this one too.
+        let _ = self.queues.completed.push(Completed { tick: round.frame.tick(), at });
+    }
+
+    /// Tells every player once that the server stops. It is never answered, so it is to be said three times,
+    /// with pauses.
+    pub fn goodbye(&mut self, now: Time, outbox: &mut impl Outbox) {
+        for (_, Session { connection, address, .. }) in self.endpoint.sessions_mut() {
+            connection.close(now, DisconnectReason::ShuttingDown);
+            if let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
+                outbox.commit(len, *address);
+            }
+        }
+    }
+
+    /// What the hub has counted. What only a socket or a thread knows is zero.
+    #[must_use]
+    pub fn stats(&self) -> WorkerStats {
+        WorkerStats {
+            sessions: self.listed.len() as u64,
+            dropped: self.endpoint.counters().dropped,
+            ..self.stats
+        }
+    }
+
+    /// What every player in the world is known to have been told, with the id of its connection.
+    pub fn viewers(&mut self) -> impl Iterator<Item = (u32, &Viewer)> {
+        self.endpoint.sessions_mut().filter_map(|(slot, session)| match &session.data.as_ref()?.stage {
+            Stage::Playing { viewer, .. } => Some((slot.connection_id(), &**viewer)),
+            _ => None,
+        })
+    }
+
+    fn receive_sealed(&mut self, now: Time, slot: Slot, datagram: &mut [u8]) {
+        let Some(session) = self.endpoint.session_mut(slot) else { return };
+        let player = session.data.get_or_insert_default();
+        let mut inbound = Inbound {
+            player: &mut *player,
+            queues: &mut self.queues,
+            stats: &mut self.stats,
+            tick: self.last_tick,
+        };
+        let handled = session.connection.handle(now, datagram, &mut inbound);
+        if session.connection.is_confirmed() && !player.listed {
+            player.listed = true;
+            self.listed.push(slot);
+        }
+        if let Err(reason) = handled {
+            self.endpoint.count_drop(reason);
+        }
+    }
+
+    fn joined(&mut self, slot: Slot, handle: PlayerHandle, from: Tick) {
+        let session = self.endpoint.session_mut(slot);
+        let Some(Session { connection, data: Some(player), .. }) = session else {
+            // It ended meanwhile.
+            return self.leaving.push(handle);
+        };
+        let mut body = [0; Welcome::MAX_BYTES];
+        let mut writer = Writer::new(&mut body);
+        self.rules.welcome(handle).encode(&mut writer).expect("the buffer is made for it");
+        let sent = connection.send(Channel::ReliableOrdered, 0, ServerType::Welcome as u8, writer.written());
+        if sent.is_err() {
+            // Only a closed connection refuses its first message; the next round removes it.
+            return self.leaving.push(handle);
+        }
+        player.stage = Stage::Playing { viewer: Box::new(Viewer::new(handle)), from };
+        // Spread over the ticks, so that no tick sends more than its share.
+        player.next_turn = from + handle.slot % self.rules.ticks_per_snapshot;
+        self.stats.players += 1;
+    }
+
+    /// One session's share of a round.
+    fn serve(&mut self, slot: Slot, frame: &Frame, now: Time, outbox: &mut impl Outbox) -> Served {
+        let Self { endpoint, queues, encoder, rules, stats, .. } = self;
+        let Some(session) = endpoint.session_mut(slot) else { return Served::Gone };
+        let Session { connection, address, data, .. } = session;
+        let player = data.as_mut().expect("a listed session has a player");
+        if connection.next_timeout().is_some_and(|at| now >= at) {
+            connection.on_timeout(now);
+        }
+        if connection.state() == State::Established {
+            player.ask(slot, queues);
+        }
+        if let Stage::Playing { viewer, from } = &mut player.stage
+            && frame.tick() >= player.next_turn.max(*from)
+        {
+            player.next_turn = frame.tick() + rules.ticks_per_snapshot;
+            let rtt_ticks = rtt_ticks(connection.rtt());
+            let mut snapshot = viewer.snapshot(frame, encoder, rtt_ticks, rules.budget_bytes);
+            while let Some(snapshot) = snapshot.as_mut().filter(|snapshot| snapshot.wants_packet()) {
+                let Some(mut packet) = outbox.slot().and_then(|slot| connection.packet(now, slot)) else {
+                    break;
+                };
+                if packet.message(ServerType::Snapshot as u8, |writer| snapshot.write(writer)).is_err() {
+                    break;
+                }
+                let sent = packet.finish();
+                snapshot.sent(sent.sequence);
+                outbox.commit(sent.len, *address);
+                stats.snapshots += 1;
+            }
+        }
+        // What finds no room now is due again in the next round.
+        while let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
+            outbox.commit(len, *address);
+        }
+        let State::Closed(reason) = connection.state() else { return Served::Stays };
+        let handle = player.handle();
+        self.part(slot, handle, reason);
+        Served::Gone
+    }
+
+    /// Forgets a session that is over.
+    fn part(&mut self, slot: Slot, player: Option<PlayerHandle>, reason: CloseReason) {
+        self.endpoint.remove(slot);
+        if let Some(player) = player {
+            self.stats.players -= 1;
+            self.leaving.push(player);
+        }
+        match reason {
+            CloseReason::Peer(DisconnectReason::Leaving) => self.stats.left += 1,
+            _ => self.stats.lost += 1,
+        }
+        tracing::debug!(id = slot.connection_id(), ?reason, "session ended");
+    }
+}
+
+/// What became of a session in its round.
+enum Served {
+    Stays,
+    Gone,
+}
+
+impl Rules {
+    fn new(config: &Config) -> Self {
+        let world: &WorldConfig = &config.world;
+        let farthest = world.layers.iter().map(|layer| layer.distance_cm).fold(0.0, f64::max);
+        Self {
+            max_players: config.session.max_players,
+            ticks_per_snapshot: TICK_HZ / config.session.send_hz,
+            budget_bytes: config.session.budget_bytes,
+            lattice_step_um: (world.lattice_step_cm * 10_000.0).round() as u32,
+            interest_distance_cm: farthest.round() as u32,
+        }
+    }
+
+    fn welcome(&self, player: PlayerHandle) -> Welcome {
+        Welcome {
+            entity: player.entity,
+            lattice_step_um: self.lattice_step_um,
+            tick_hz: TICK_HZ as u8,
+            interest_distance_cm: self.interest_distance_cm,
+        }
+    }
+}
+
+/// A round trip in ticks, rounded up.
+fn rtt_ticks(rtt: Duration) -> Tick {
+    let ticks = (rtt.as_micros() * u128::from(TICK_HZ)).div_ceil(1_000_000);
+    Tick::try_from(ticks).unwrap_or(Tick::MAX)
+}
