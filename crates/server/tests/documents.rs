@@ -1,4 +1,4 @@
-//! What the documents say about the server's settings is what the server does.
+//! What the documents say about settings, and the example in the README, is what is in the code.
 
 use shadowland_server::config::settings::{SETTINGS, Setting};
 
@@ -41,4 +41,16 @@ fn the_example_of_a_file_is_accepted() {
     let example = CONFIGURATION.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let layer = Layer::from_toml("docs/CONFIGURATION.md", example).unwrap();
     Effective::from_layers(&[layer]).unwrap();
+}
+
+/// The example is compiled with the client's tests; the README shows a part of it.
+#[test]
+fn the_readme_shows_an_example_that_compiles() {
+    let read = |path: &str| {
+        let path = format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let (example, readme) = (read("crates/client/examples/who_is_in_sight.rs"), read("README.md"));
+    let shown = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(example.contains(shown), "the README shows something else than examples/who_is_in_sight.rs");
 }
