@@ -1,0 +1,27 @@
+//! A client in a running game allocates nothing.
+
+mod common;
+
+use common::{Blocks, Lab};
+use shadowland_client::View;
+
+#[test]
+fn snapshots_inputs_and_the_view_allocate_nothing() {
+    let mut lab = Lab::playing();
+    let mut view = View::new();
+    view.welcomed(lab.session.welcome().unwrap());
+    lab.heard.quiet = true;
+    lab.step(Some(Blocks::Full), &mut view);
+    let mut steps = |count| {
+        for _ in 0..count {
+            lab.step(Some(Blocks::Since(1)), &mut view);
+            view.snapshot_arrived(lab.now, lab.session.replica());
+            view.advance(lab.now);
+            assert_eq!(view.entities().count(), lab.walkers.len());
+        }
+    };
+    // The scratch of the decoder grows once.
+    steps(10);
+    let allocated = allocation_counter::measure(|| steps(1_000));
+    assert_eq!(allocated.count_total, 0);
+}
