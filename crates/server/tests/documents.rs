@@ -1,8 +1,16 @@
-//! What the documents say about settings, and the example in the README, is what is in the code.
+//! What the documents say about settings and about the walls between the crates, and the example in the README,
+//! is what is in the code.
 
 use shadowland_server::config::settings::{SETTINGS, Setting};
 
 const CONFIGURATION: &str = include_str!("../../../docs/CONFIGURATION.md");
+const ARCHITECTURE: &str = include_str!("../../../docs/ARCHITECTURE.md");
+
+/// A file of the workspace.
+fn read(path: &str) -> String {
+    let path = format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
 
 /// A setting's row in its section's table.
 fn row(setting: &Setting) -> String {
@@ -46,11 +54,24 @@ fn the_example_of_a_file_is_accepted() {
 /// The example is compiled with the client's tests; the README shows a part of it.
 #[test]
 fn the_readme_shows_an_example_that_compiles() {
-    let read = |path: &str| {
-        let path = format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"));
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
-    };
     let (example, readme) = (read("crates/client/examples/who_is_in_sight.rs"), read("README.md"));
     let shown = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
     assert!(example.contains(shown), "the README shows something else than examples/who_is_in_sight.rs");
+}
+
+/// The arrows between the crates point only where the table says. What only tests use is not looked at.
+#[test]
+fn crates_use_only_what_they_may() {
+    let table = ARCHITECTURE.split("### Who may use whom").nth(1).unwrap().split("\n## ").next().unwrap();
+    let crates = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    for entry in std::fs::read_dir(crates).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let row = table.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("no row for {name}"));
+        let manifest: toml::Table = read(&format!("crates/{name}/Cargo.toml")).parse().unwrap();
+        let used = manifest["dependencies"].as_table().unwrap().keys();
+        for used in used.filter_map(|used| used.strip_prefix("shadowland-")) {
+            assert!(row.contains(&format!("`{used}`")), "{name} must not use {used}");
+        }
+    }
 }
