@@ -113,12 +113,14 @@ pub(crate) fn demo(config: &ConfigArgs, args: &DemoArgs) -> Result<(), Failure> 
     let mut out = stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        for note in &report.notes {
+            writeln!(stderr().lock(), "note: {note}")?;
+        }
     } else {
         progress::print_demo(&mut out, &report)?;
     }
     if !report.is_good() {
-        let notes = report.notes.join("; ");
-        return Err(anyhow!("not everybody was in, stayed, and saw the truth: {notes}").into());
+        return Err(anyhow!("not everybody was in, stayed, and saw the truth").into());
     }
     Ok(())
 }
