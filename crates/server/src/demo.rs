@@ -337,8 +337,44 @@ impl Demo<'_> {
             bots_cpu_cores: rounded(cores(after.bots.cpu, before.bots.cpu)),
             disconnects: bots.lost,
             errors: bots.failed as u64 + bots.errors + server_errors(&self.server.stats()),
-            notes: notes(&bots, resolver, before, after, views),
+            notes: self.notes(resolver, before, after, views),
         }
+    }
+
+    /// What a reader of the figures should know besides.
+    fn notes(
+        &self,
+        resolver: &Resolver,
+        before: &Moment,
+        after: &Moment,
+        views: &[Result<(), Mismatch>],
+    ) -> Vec<String> {
+        let mut notes =
+            vec![format!("update latencies are of {} changes that sampled players saw", resolver.count())];
+        let mut tell = |count: u64, what: &str| {
+            if count > 0 {
+                notes.push(format!("{count} {what}"));
+            }
+        };
+        tell(resolver.unresolved(), "samples reach back farther than changes are remembered");
+        tell(self.bots.stats().samples_dropped, "samples were dropped, because too many waited");
+        tell(
+            after.bots.turns_missed - before.bots.turns_missed,
+            "turns of players were missed: the bots are overloaded",
+        );
+        tell(after.bots.unsent - before.bots.unsent, "datagrams of players found no room in the kernel");
+        tell(
+            after.server.sum(|worker| worker.blocked) - before.server.sum(|worker| worker.blocked),
+            "times the server's sockets were full",
+        );
+        let wrong: Vec<_> = views.iter().filter_map(|view| view.as_ref().err()).collect();
+        if let Some(first) = wrong.first() {
+            notes.push(format!("{} players do not see the truth; the first: {first}", wrong.len()));
+        }
+        if let Some(end) = self.bots.last_end() {
+            notes.push(format!("the last session that ended: {end}"));
+        }
+        notes
     }
 }
 
@@ -381,38 +417,6 @@ fn server_errors(stats: &ServerStats) -> u64 {
     ];
     let dropped = |reason| stats.sum(|worker| worker.dropped.by(reason));
     WRONG.into_iter().map(dropped).sum::<u64>() + stats.sum(|worker| worker.bad_messages)
-}
-
-fn notes(
-    bots: &BotsStats,
-    resolver: &Resolver,
-    before: &Moment,
-    after: &Moment,
-    views: &[Result<(), Mismatch>],
-) -> Vec<String> {
-    let mut notes =
-        vec![format!("update latencies are of {} changes that sampled players saw", resolver.count())];
-    let mut tell = |count: u64, what: &str| {
-        if count > 0 {
-            notes.push(format!("{count} {what}"));
-        }
-    };
-    tell(resolver.unresolved(), "samples reach back farther than changes are remembered");
-    tell(bots.samples_dropped, "samples were dropped, because too many waited");
-    tell(
-        after.bots.turns_missed - before.bots.turns_missed,
-        "turns of players were missed: the bots are overloaded",
-    );
-    tell(after.bots.unsent - before.bots.unsent, "datagrams of players found no room in the kernel");
-    tell(
-        after.server.sum(|worker| worker.blocked) - before.server.sum(|worker| worker.blocked),
-        "times the server's sockets were full",
-    );
-    let wrong: Vec<_> = views.iter().filter_map(|view| view.as_ref().err()).collect();
-    if let Some(first) = wrong.first() {
-        notes.push(format!("{} players do not see the truth; the first: {first}", wrong.len()));
-    }
-    notes
 }
 
 /// To a thousandth.
