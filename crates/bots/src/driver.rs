@@ -25,8 +25,9 @@ use crate::wander::Wanderer;
 const BATCH: usize = 64;
 /// Batches that are taken from a socket before somebody else's turn.
 const BATCHES_PER_TURN: usize = 8;
-/// Bots that are served before the sockets' turn.
-const BOTS_PER_TURN: u64 = 128;
+/// Bots that are served before the sockets' turn. A thread with too much to do rather sends less than that it
+/// shows what has long passed.
+const BOTS_PER_TURN: u64 = 256;
 /// The thread sleeps at least so long when nothing arrives, so that datagrams leave in batches.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(2);
 /// Longest sleep: it has to look whether it is to stop.
@@ -78,8 +79,10 @@ pub(crate) struct Driver {
     outbox: SendBatch,
     /// The socket that the outbox is for.
     outbox_socket: usize,
-    /// Turns that bots have had, all together.
+    /// Turns that bots have had or missed, all together.
     turns: u64,
+    /// Whose turn is next: one after the other, also when turns are missed.
+    next: usize,
     samples: Vec<Sample>,
     stats: ThreadStats,
     told_at: Time,
@@ -128,6 +131,7 @@ impl Driver {
             outbox: SendBatch::new(BATCH),
             outbox_socket: 0,
             turns: 0,
+            next: 0,
             samples: Vec::new(),
             stats: ThreadStats::default(),
             told_at: Time::default(),
@@ -186,7 +190,7 @@ impl Driver {
 
     /// From one bot's turn to the next one's.
     fn turn_ns(&self) -> u64 {
-        1_000_000_000 / (u64::from(self.config.send_hz) * self.bots.len().max(1) as u64)
+        1_000_000_000 / (u64::from(self.config.send_hz) * self.bots.len() as u64)
     }
 
     /// Takes what has arrived at a socket, as far as its turn goes.
@@ -248,17 +252,16 @@ impl Driver {
         let now = self.clock.now();
         let due = self.turns_due(now);
         let bots = self.bots.len() as u64;
-        if bots == 0 {
-            return;
-        }
-        if due - self.turns > bots {
+        if due.saturating_sub(self.turns) > bots {
             // A bot that missed a whole turn does not make up for it.
             self.stats.turns_missed += due - self.turns - bots;
             self.turns = due - bots;
         }
-        for _ in 0..(due - self.turns).min(BOTS_PER_TURN) {
-            self.serve(now, (self.turns % bots) as usize);
+        for _ in 0..due.saturating_sub(self.turns).min(BOTS_PER_TURN) {
             self.turns += 1;
+            let number = self.next;
+            self.next = (number + 1) % self.bots.len();
+            self.serve(now, number);
         }
     }
 

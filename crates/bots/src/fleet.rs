@@ -93,6 +93,9 @@ impl BotsConfig {
     }
 
     fn check(&self) -> Result<(), BotsError> {
+        if self.count == 0 {
+            return Err(BotsError::Nobody);
+        }
         if !SEND_HZ.contains(&self.send_hz) {
             return Err(BotsError::SendRate(self.send_hz));
         }
@@ -106,6 +109,9 @@ impl BotsConfig {
 /// Why no bots were started.
 #[derive(Debug, Error)]
 pub enum BotsError {
+    /// No bots were asked for.
+    #[error("at least one bot is needed")]
+    Nobody,
     /// Not one of [`SEND_HZ`].
     #[error("bots cannot send {0} packets a second; allowed: 60, 30, 20, 15, 12 or 10")]
     SendRate(u32),
@@ -334,6 +340,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
+        assert!(matches!(Bots::start(config(0)), Err(BotsError::Nobody)));
         let bad = BotsConfig { send_hz: 25, ..config(1) };
         assert!(matches!(Bots::start(bad), Err(BotsError::SendRate(25))));
         let bad = BotsConfig { connect_per_s: 0.0, ..config(1) };

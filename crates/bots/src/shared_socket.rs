@@ -10,8 +10,9 @@ use rustc_hash::FxHashMap;
 use shadowland_udp::{Options, UdpSocket};
 use shadowland_wire::handshake::{Echo, peek_echo};
 
-/// Kernel buffers asked for: a burst of the server's for all bots of the socket must fit.
-const BUFFER_BYTES: usize = 4 << 20;
+/// Kernel buffers asked for: some bursts of the server's for all bots of the socket must fit (a small datagram
+/// takes about 1 KiB there), but what waits for longer than that is better lost than late.
+const BUFFER_BYTES: usize = 512 << 10;
 
 pub(crate) struct SharedSocket {
     pub(crate) socket: UdpSocket,
