@@ -59,14 +59,14 @@ pub struct EntityView {
     pub vitals: Vitals,
 }
 
-/// The player's own entity, as exactly as the server tells it, and as new.
+/// The player's own entity, as exactly as the server tells it, and as new: not interpolated, not predicted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OwnPlayer {
     /// The entity.
     pub id: EntityId,
-    /// The tick that this shows.
+    /// The newest tick that was heard of.
     pub tick: u32,
-    /// Number of the newest input that the server had simulated by then.
+    /// Number of the newest input that the server had simulated in this state.
     pub last_input: u32,
     /// In centimetres.
     pub position_cm: [f64; 3],
