@@ -1,5 +1,6 @@
 //! A client on its way to a session: Connect, cookie, ConnectRequest, acceptance.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::CryptoRng;
@@ -13,7 +14,7 @@ use shadowland_wire::limits::TOKEN_BYTES;
 use thiserror::Error;
 
 use crate::Time;
-use crate::connection::{Connection, Role};
+use crate::connection::{Connection, Role, TransportConfig};
 use crate::crypto::handshake::Initiator;
 use crate::crypto::identity::Identity;
 use crate::drop_reason::DropReason;
@@ -36,11 +37,19 @@ pub struct ConnectConfig {
     pub token: Option<Vec<u8>>,
     /// The client's static key, which a login token may be bound to; `None` draws a new one.
     pub identity: Option<Identity>,
+    /// Figures of reliable messages and congestion control.
+    pub transport: TransportConfig,
 }
 
 impl Default for ConnectConfig {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(10), version: PROTOCOL_VERSION, token: None, identity: None }
+        Self {
+            timeout: Duration::from_secs(10),
+            version: PROTOCOL_VERSION,
+            token: None,
+            identity: None,
+            transport: TransportConfig::default(),
+        }
     }
 }
 
@@ -91,6 +100,7 @@ pub struct Connecting {
     answered: bool,
     denied: Option<DenyReason>,
     done: bool,
+    transport: Arc<TransportConfig>,
 }
 
 enum Stage {
@@ -131,6 +141,7 @@ impl Connecting {
             answered: false,
             denied: None,
             done: false,
+            transport: Arc::new(config.transport.within_bounds()),
         })
     }
 
@@ -166,7 +177,8 @@ impl Connecting {
                 let (acceptance, keys) =
                     self.initiator.finish(noise).map_err(|_| DropReason::HandshakeFailed)?;
                 self.done = true;
-                let mut connection = Connection::new(Role::Client, &acceptance, &keys, now);
+                let mut connection =
+                    Connection::new(Role::Client, &acceptance, &keys, Arc::clone(&self.transport), now);
                 connection.on_timeout(now);
                 return Ok(Some(connection));
             }

@@ -26,7 +26,10 @@ mod endpoint;
 mod time;
 
 pub use connecting::{ConnectConfig, ConnectError, Connecting};
-pub use connection::{CloseReason, Connection, PacketBuilder, Receiver, SendError, Sent, State, Stats};
+pub use connection::{
+    CloseReason, Congestion, Connection, PacketBuilder, Path, Receiver, SendError, Sent, State, Stats,
+    TransportConfig,
+};
 pub use crypto::identity::Identity;
 pub use drop_reason::{DropReason, Dropped};
 pub use endpoint::{Counters, Endpoint, EndpointConfig, Rate, Routed, SESSIONS_MAX, Session, Slot};

@@ -39,8 +39,7 @@ fn the_limits_are_those_of_the_code() {
         ("ordered streams in a direction", "8, and one unordered", limits::RELIABLE_STREAMS, 8),
         ("reliable message", "1024 bytes", limits::RELIABLE_MESSAGE_BYTES, kib),
         ("unacknowledged reliable messages", "64 KiB, 1024", limits::RELIABLE_SEND_BYTES, 64 * kib),
-        ("of those under way at a time", "32 KiB", limits::RELIABLE_IN_FLIGHT_BYTES, 32 * kib),
-        ("held ahead of a gap", "64 messages per stream, 64 KiB", limits::REORDER_BYTES, 64 * kib),
+        ("held ahead of a gap", "256 messages per stream, 128 KiB", limits::REORDER_BYTES, 128 * kib),
         ("login token", "256 bytes", limits::TOKEN_BYTES, 256),
         ("accepted handshakes remembered", "8192, 10 s", limits::REMEMBERED_HANDSHAKES, 8192),
         ("rate buckets for networks", "4096", limits::NETWORK_BUCKETS, 4096),
@@ -49,7 +48,7 @@ fn the_limits_are_those_of_the_code() {
         assert_eq!(named, value, "{what}");
     }
     assert_eq!(limits::RELIABLE_SEND_MESSAGES, kib);
-    assert_eq!(limits::REORDER_WINDOW, 64);
+    assert_eq!(limits::REORDER_WINDOW, 256);
     assert!(row("sequence").contains("2^48"));
     assert_eq!(limits::SEQUENCE_MAX, 1 << 48);
     assert_eq!(limits::RELIABLE_FIRST_ID_MAX, 1 << 62);

@@ -15,14 +15,12 @@ pub const RELIABLE_STREAMS: usize = 8;
 pub const RELIABLE_MESSAGE_BYTES: usize = 1024;
 /// Bytes of reliable messages that a connection holds for sending; then `send` says full.
 pub const RELIABLE_SEND_BYTES: usize = 64 * 1024;
-/// Messages ahead of the next expected one that a receiver holds, per stream.
-pub const REORDER_WINDOW: usize = 64;
+/// Messages from the next expected one on that a receiver takes, per stream; a multiple of 64.
+pub const REORDER_WINDOW: usize = 256;
 /// Bytes of reliable messages that a connection holds until the gap before them is filled.
-pub const REORDER_BYTES: usize = 64 * 1024;
+pub const REORDER_BYTES: usize = 128 * 1024;
 /// Reliable messages that a connection holds for sending; then `send` says full.
 pub const RELIABLE_SEND_MESSAGES: usize = 1024;
-/// Bytes of reliable messages on their way at a time, until congestion control decides it.
-pub const RELIABLE_IN_FLIGHT_BYTES: usize = 32 * 1024;
 /// Largest id that a reliable stream may start from, so that ids never run out.
 pub const RELIABLE_FIRST_ID_MAX: u64 = 1 << 62;
 /// Last sequence of a direction: a session that gets there is closed, for its keys are used up.

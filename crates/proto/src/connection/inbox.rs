@@ -3,24 +3,24 @@
 use std::collections::BTreeMap;
 
 use shadowland_wire::header::Channel;
-use shadowland_wire::limits::{REORDER_BYTES, REORDER_WINDOW};
+use shadowland_wire::limits::REORDER_WINDOW;
 use shadowland_wire::message::{MessageId, StreamId};
 
 use super::Receiver;
-
-const WINDOW: u64 = REORDER_WINDOW as u64;
-const _: () = assert!(WINDOW <= 64, "the unordered stream remembers its window in 64 bits");
+use super::config::TransportConfig;
 
 /// What has arrived so far. Costs nothing until a message overtakes another.
 #[derive(Debug)]
 pub(super) struct Inbox {
     /// The lowest id of each stream that has not arrived.
     next_id: [u64; StreamId::COUNT],
-    /// Of the unordered stream: bit `i` says that `next_id + i` has arrived.
-    unordered: u64,
+    /// What of the unordered stream has arrived from `next_id` on.
+    unordered: Arrived,
     /// Messages of ordered streams that wait for an earlier one.
     held: BTreeMap<MessageId, Held>,
     held_bytes: usize,
+    window_messages: u64,
+    window_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -34,8 +34,15 @@ struct Held {
 pub(super) struct AheadOfWindow;
 
 impl Inbox {
-    pub(super) fn new() -> Self {
-        Self { next_id: [0; StreamId::COUNT], unordered: 0, held: BTreeMap::new(), held_bytes: 0 }
+    pub(super) fn new(config: &TransportConfig) -> Self {
+        Self {
+            next_id: [0; StreamId::COUNT],
+            unordered: Arrived::default(),
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            window_messages: u64::from(config.window_messages),
+            window_bytes: config.window_bytes as usize,
+        }
     }
 
     /// The id of the first message of every stream.
@@ -53,7 +60,7 @@ impl Inbox {
     ) -> Result<(), AheadOfWindow> {
         let next = self.next_id[place.stream.index()];
         let Some(ahead) = place.id.checked_sub(next) else { return Ok(()) };
-        if ahead >= WINDOW {
+        if ahead >= self.window_messages {
             return Err(AheadOfWindow);
         }
         match place.stream.channel() {
@@ -72,14 +79,10 @@ impl Inbox {
         body: &[u8],
         receiver: &mut impl Receiver,
     ) {
-        if self.unordered & (1 << ahead) != 0 {
-            return;
+        if self.unordered.insert(ahead) {
+            receiver.message(kind, body);
+            self.next_id[stream.index()] += self.unordered.pop_front();
         }
-        receiver.message(kind, body);
-        self.unordered |= 1 << ahead;
-        let arrived = self.unordered.trailing_ones();
-        self.unordered = self.unordered.checked_shr(arrived).unwrap_or(0);
-        self.next_id[stream.index()] += u64::from(arrived);
     }
 
     fn deliver(&mut self, place: MessageId, kind: u8, body: &[u8], receiver: &mut impl Receiver) {
@@ -97,7 +100,7 @@ impl Inbox {
         if self.held.contains_key(&place) {
             return Ok(());
         }
-        if self.held_bytes + body.len() > REORDER_BYTES {
+        if self.held_bytes + body.len() > self.window_bytes {
             return Err(AheadOfWindow);
         }
         self.held_bytes += body.len();
@@ -106,10 +109,46 @@ impl Inbox {
     }
 }
 
+/// Which of the next messages of a stream have arrived, a bit each.
+#[derive(Debug, Default)]
+struct Arrived([u64; REORDER_WINDOW / 64]);
+
+impl Arrived {
+    /// Whether the message so far ahead is new.
+    fn insert(&mut self, ahead: u64) -> bool {
+        let (word, bit) = (&mut self.0[ahead as usize / 64], 1 << (ahead % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+
+    /// Takes off what has arrived without a gap; returns how many.
+    fn pop_front(&mut self) -> u64 {
+        let mut count = 0;
+        while self.0[0] & 1 != 0 {
+            let ones = self.0[0].trailing_ones();
+            count += u64::from(ones);
+            if ones == 64 {
+                self.0.rotate_left(1);
+                self.0[REORDER_WINDOW / 64 - 1] = 0;
+                continue;
+            }
+            for word in 0..self.0.len() {
+                let above = self.0.get(word + 1).copied().unwrap_or(0);
+                self.0[word] = self.0[word] >> ones | above << (64 - ones);
+            }
+        }
+        count
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use shadowland_wire::limits::REORDER_BYTES;
+
+    const WINDOW: u64 = REORDER_WINDOW as u64;
 
     #[derive(Default)]
     struct Delivered(Vec<Vec<u8>>);
@@ -128,12 +167,12 @@ mod tests {
     proptest! {
         /// Ids in any order, with repetitions, until all are in: each is delivered once, ordered ones in order.
         #[test]
-        fn exactly_once_whatever_the_order(order in proptest::collection::vec(0u64..200, 0..600), first: u32) {
+        fn exactly_once_whatever_the_order(order in proptest::collection::vec(0u64..400, 0..900), first: u32) {
             let first = u64::from(first);
             for channel in [Channel::ReliableOrdered, Channel::ReliableUnordered] {
-                let (mut inbox, mut delivered) = (Inbox::new(), Delivered::default());
+                let (mut inbox, mut delivered) = (Inbox::new(&TransportConfig::default()), Delivered::default());
                 inbox.start_at(first);
-                for &id in order.iter().chain(&(0..200).collect::<Vec<_>>()) {
+                for &id in order.iter().chain(&(0..400).collect::<Vec<_>>()) {
                     let body = id.to_le_bytes();
                     let _ = inbox.accept(place(channel, first + id), 0x20, &body, &mut delivered);
                 }
@@ -142,7 +181,7 @@ mod tests {
                 if channel == Channel::ReliableUnordered {
                     ids.sort_unstable();
                 }
-                prop_assert_eq!(ids, (0..200).collect::<Vec<_>>());
+                prop_assert_eq!(ids, (0..400).collect::<Vec<_>>());
                 prop_assert_eq!(inbox.held_bytes, 0);
             }
         }
@@ -150,10 +189,10 @@ mod tests {
 
     #[test]
     fn what_is_held_is_bounded_in_number_and_bytes() {
-        let mut inbox = Inbox::new();
+        let mut inbox = Inbox::new(&TransportConfig::default());
         let mut delivered = Delivered::default();
         let body = vec![0; 8 * 1024];
-        let held = (1..=100)
+        let held = (1..=200)
             .filter(|&id| {
                 inbox.accept(place(Channel::ReliableOrdered, id), 0x20, &body, &mut delivered).is_ok()
             })

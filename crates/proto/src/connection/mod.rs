@@ -8,13 +8,19 @@
 //! | `received` | which packets were applied, and when to say so |
 //! | `sent` | which packets were sent, and which of them were acknowledged |
 //! | `rtt` | the round-trip time and the timeouts that follow from it |
+//! | `flow`, `congestion`, `pacer` | how much may leave now |
+//! | `config` | the figures of all this |
 //! | `outbox`, `inbox` | reliable messages, to and from the peer |
 //!
 //! An idle connection takes 3 KiB, of which 2 KiB are for the last 256 packets sent, and what the cipher library
 //! keeps for two keys. Reliable messages take more only while there are some; at most 128 KiB both ways.
 
+mod config;
+mod congestion;
+mod flow;
 mod inbox;
 mod outbox;
+mod pacer;
 mod packet_builder;
 mod received;
 mod replay;
@@ -24,19 +30,20 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+pub use config::{Congestion, TransportConfig};
+pub use flow::Path;
 pub use outbox::SendError;
 pub use packet_builder::{PacketBuilder, Sent};
 pub use stats::Stats;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shadowland_wire::ack::AckBlock;
 use shadowland_wire::codec::Reader;
 use shadowland_wire::handshake::{Acceptance, SessionParameters};
 use shadowland_wire::header::{Channel, Flags, Header};
-use shadowland_wire::limits::{
-    DATAGRAM_BYTES, MESSAGES_PER_PACKET, RELIABLE_FIRST_ID_MAX, REORDER_BYTES, REORDER_WINDOW,
-};
+use shadowland_wire::limits::{DATAGRAM_BYTES, MESSAGES_PER_PACKET, RELIABLE_FIRST_ID_MAX};
 use shadowland_wire::message::control::{Control, DisconnectReason, ReliableHandshake};
 use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame};
 
@@ -45,16 +52,15 @@ use crate::crypto::handshake::SessionKeys;
 use crate::crypto::seal::{Opener, Sealer};
 use crate::drop_reason::DropReason;
 
+use flow::{Demand, Flow};
 use inbox::Inbox;
-use outbox::Outbox;
+use outbox::{Outbox, Timeouts, Undeliverable};
 use received::Received;
 use replay::ReplayWindow;
 use rtt::Rtt;
 use sent::SentPackets;
 
-/// A side that has sent nothing worth an answer for so long sends a Ping.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// The same while a Ping is unanswered, so that a lost one does not cost a third of the idle timeout.
+/// As the interval of Pings while a Ping is unanswered, so that a lost one does not cost a third of the idle timeout.
 const PING_AGAIN: Duration = Duration::from_secs(1);
 /// First pause before the client repeats its ReliableHandshake; it doubles up to [`HELLO_PAUSE_MAX`].
 const HELLO_PAUSE: Duration = Duration::from_millis(250);
@@ -112,6 +118,8 @@ pub struct Connection {
     received: Received,
     sent: SentPackets,
     rtt: Rtt,
+    flow: Flow,
+    config: Arc<TransportConfig>,
     outbox: Outbox,
     inbox: Inbox,
     pending: Pending,
@@ -143,7 +151,13 @@ struct Pong {
 }
 
 impl Connection {
-    pub(crate) fn new(role: Role, acceptance: &Acceptance, keys: &SessionKeys, now: Time) -> Self {
+    pub(crate) fn new(
+        role: Role,
+        acceptance: &Acceptance,
+        keys: &SessionKeys,
+        config: Arc<TransportConfig>,
+        now: Time,
+    ) -> Self {
         let (seal_key, open_key) = match role {
             Role::Client => (&keys.client_to_server, &keys.server_to_client),
             Role::Server => (&keys.server_to_client, &keys.client_to_server),
@@ -157,11 +171,13 @@ impl Connection {
             sealer: Sealer::new(seal_key, acceptance.connection_id),
             opener: Opener::new(open_key),
             replay: ReplayWindow::new(),
-            received: Received::new(),
-            sent: SentPackets::new(),
+            received: Received::new(&config),
+            sent: SentPackets::new(&config),
             rtt: Rtt::default(),
+            flow: Flow::new(&config, now),
             outbox: Outbox::new(),
-            inbox: Inbox::new(),
+            inbox: Inbox::new(&config),
+            config,
             pending: Pending::default(),
             ping: None,
             next_ping_id: 0,
@@ -209,6 +225,21 @@ impl Connection {
         &self.stats
     }
 
+    /// What congestion control knows of the path.
+    #[must_use]
+    pub fn path(&self) -> Path {
+        self.flow.path(&self.rtt, self.sent.in_flight())
+    }
+
+    /// Bytes of datagrams, header and tag included, that the application's packets may have together now, at most
+    /// `at_most`: once a tick, before the tick's snapshot. It is what congestion control lets go, less what
+    /// waiting reliable messages need (no more than half), and never less than the floor of the configuration, if
+    /// `at_most` is not. Whoever sends more is not held back, but finds less in the following ticks.
+    pub fn budget_bytes(&mut self, now: Time, at_most: usize) -> usize {
+        let waiting = if self.outbox.is_ready() { self.outbox.waiting_bytes() } else { 0 };
+        self.flow.budget(now, &self.rtt, self.sent.in_flight(), waiting).min(at_most)
+    }
+
     /// Reliable messages that the peer has not acknowledged yet.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
@@ -221,7 +252,7 @@ impl Connection {
     pub fn send(&mut self, channel: Channel, stream: u8, kind: u8, body: &[u8]) -> Result<(), SendError> {
         match self.state {
             State::Closed(_) => Err(SendError::Closed),
-            _ => self.outbox.push(channel, stream, kind, body),
+            _ => self.outbox.push(&self.config, channel, stream, kind, body),
         }
     }
 
@@ -238,7 +269,9 @@ impl Connection {
         let ready = match self.state {
             State::Closed(_) => self.pending.disconnect.is_some(),
             State::Handshaking => self.pending.is_some() || self.is_ack_due(now),
-            State::Established => self.pending.is_some() || self.outbox.is_ready() || self.is_ack_due(now),
+            State::Established => {
+                self.pending.is_some() || self.is_ack_due(now) || self.lets_reliable_go(now)
+            }
         };
         if !ready {
             return None;
@@ -254,7 +287,7 @@ impl Connection {
         if matches!(self.state, State::Closed(_)) {
             return None;
         }
-        [self.hello_at, self.received.due(), self.outbox.deadline()]
+        [self.hello_at, self.received.due(), self.outbox.deadline(), self.sent.loss_at(), self.paced_until()]
             .into_iter()
             .flatten()
             .chain((self.state == State::Established).then(|| self.ping_at()))
@@ -270,7 +303,7 @@ impl Connection {
         if now >= self.idle_at() {
             return self.close(now, DisconnectReason::IdleTimeout);
         }
-        if self.outbox.on_timeout(now, &self.rtt).is_err() {
+        if self.repeat_reliable(now).is_err() {
             return self.close(now, DisconnectReason::Undeliverable);
         }
         if self.sealer.is_exhausted() {
@@ -394,9 +427,11 @@ impl Connection {
     ) -> Result<(), DropReason> {
         let largest = self.sent.largest_of(block).ok_or(DropReason::Malformed)?;
         let (outbox, stats) = (&mut self.outbox, &mut self.stats);
-        let mut newest = None;
+        let (mut newest, mut bytes) = (None, 0);
         self.sent.take_acked(largest, block.mask, |acked| {
             stats.packets_acked += 1;
+            stats.packets_late += u64::from(acked.late);
+            bytes += u64::from(acked.bytes);
             if acked.reliable {
                 outbox.acked(acked.sequence);
             }
@@ -404,16 +439,56 @@ impl Connection {
             newest = Some(acked.sequence);
         });
         // Only the largest tells a round trip: of the others it is not known how long the peer held them.
-        if newest == Some(largest)
-            && let Some(held_us) = block.delay.as_micros()
-        {
-            self.rtt.sample(self.sent.age_us(now, largest), held_us);
-        }
-        if newest.is_some() {
-            self.stats.packets_lost += self.sent.count_lost();
-            self.outbox.lost_up_to(self.sent.lost_up_to());
+        let held_us = block.delay.as_micros().filter(|_| newest == Some(largest));
+        let sample = held_us.map(|held_us| self.rtt.sample(self.sent.age_us(now, largest), held_us));
+        if let Some(newest) = newest {
+            self.flow.acked(now, &self.rtt, bytes, self.sent.age_us(now, newest), sample);
+            self.find_lost(now);
         }
         Ok(())
+    }
+
+    /// Judges the packets that are still unacknowledged, and lets what the lost ones carried go out again.
+    fn find_lost(&mut self, now: Time) {
+        let lost = self.sent.judge(now, self.rtt.smoothed());
+        if lost.packets > 0 {
+            self.stats.packets_lost += lost.packets;
+            self.flow.lost(now, lost);
+        }
+        self.outbox.lost_up_to(self.sent.lost_up_to());
+    }
+
+    /// Lets reliable messages go out again that were lost or not acknowledged in time.
+    fn repeat_reliable(&mut self, now: Time) -> Result<(), Undeliverable> {
+        if self.sent.loss_at().is_some_and(|at| now >= at) {
+            self.find_lost(now);
+        }
+        let timeouts = Timeouts { config: &self.config, rtt: &self.rtt };
+        let timed_out = self.outbox.on_timeout(now, timeouts)?;
+        if timed_out > 0 {
+            self.stats.messages_timed_out += timed_out;
+            self.sent.forget_older_than(now, self.rtt.timeout(&self.config, 0));
+            self.flow.timed_out();
+        }
+        Ok(())
+    }
+
+    /// Whether there are reliable messages that may leave now.
+    fn lets_reliable_go(&mut self, now: Time) -> bool {
+        let demand = self.demand();
+        self.state == State::Established
+            && self.outbox.is_ready()
+            && self.flow.lets_reliable_go(now, &self.rtt, demand)
+    }
+
+    /// When pacing lets the next reliable message go, if one waits only for that.
+    fn paced_until(&self) -> Option<Time> {
+        let waits = self.state == State::Established && self.outbox.is_ready();
+        waits.then(|| self.flow.ready_at(&self.rtt, self.demand())).flatten()
+    }
+
+    fn demand(&self) -> Demand {
+        Demand { in_flight: self.sent.in_flight(), reliable_in_flight: self.outbox.in_flight_bytes() as u64 }
     }
 
     fn apply_control(&mut self, now: Time, frame: &Frame<'_>) -> Result<(), DropReason> {
@@ -457,8 +532,8 @@ impl Connection {
         ReliableHandshake {
             answer: self.role == Role::Server,
             first_id: outbox::FIRST_ID,
-            window_messages: REORDER_WINDOW as u16,
-            window_bytes: REORDER_BYTES as u32,
+            window_messages: self.config.window_messages,
+            window_bytes: self.config.window_bytes,
         }
     }
 
@@ -471,7 +546,12 @@ impl Connection {
     }
 
     fn ping_at(&self) -> Time {
-        self.asked_at + if self.ping.is_some() { PING_AGAIN } else { PING_INTERVAL }
+        self.asked_at
+            + if self.ping.is_some() {
+                PING_AGAIN.min(self.config.ping_interval)
+            } else {
+                self.config.ping_interval
+            }
     }
 }
 

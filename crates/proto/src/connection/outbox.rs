@@ -1,21 +1,18 @@
 //! Reliable messages on their way to the peer: kept until a packet that carried them is acknowledged.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use shadowland_wire::codec::Writer;
 use shadowland_wire::header::Channel;
-use shadowland_wire::limits::{
-    RELIABLE_IN_FLIGHT_BYTES, RELIABLE_MESSAGE_BYTES, RELIABLE_SEND_BYTES, RELIABLE_SEND_MESSAGES,
-    REORDER_BYTES, REORDER_WINDOW,
-};
+use shadowland_wire::limits::{RELIABLE_MESSAGE_BYTES, REORDER_BYTES, REORDER_WINDOW};
 use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame, MessageId, RELIABLE_BIT, StreamId};
 use thiserror::Error;
 
+use super::config::TransportConfig;
 use super::rtt::Rtt;
 use crate::Time;
 
-/// Timeouts after which a message counts as undeliverable.
-const TIMEOUTS_MAX: u8 = 10;
 /// Packets per message that are remembered: a message that was sent again is also acknowledged by a late
 /// acknowledgement of its first packets.
 const CARRIERS: usize = 4;
@@ -74,6 +71,19 @@ struct Outgoing {
     body: Box<[u8]>,
 }
 
+/// When messages time out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts<'a> {
+    pub(super) config: &'a TransportConfig,
+    pub(super) rtt: &'a Rtt,
+}
+
+impl Timeouts<'_> {
+    fn after(self, timeouts: u8) -> Duration {
+        self.rtt.timeout(self.config, timeouts)
+    }
+}
+
 /// A message has timed out too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Undeliverable;
@@ -104,6 +114,7 @@ impl Outbox {
     /// Takes a message for sending.
     pub(super) fn push(
         &mut self,
+        config: &TransportConfig,
         channel: Channel,
         stream: u8,
         kind: u8,
@@ -116,7 +127,7 @@ impl Outbox {
         if body.len() > RELIABLE_MESSAGE_BYTES {
             return Err(SendError::TooLarge);
         }
-        if self.messages.len() >= RELIABLE_SEND_MESSAGES || self.bytes + body.len() > RELIABLE_SEND_BYTES {
+        if self.messages.len() >= config.send_messages || self.bytes + body.len() > config.send_bytes {
             return Err(SendError::Full);
         }
         let next_id = &mut self.next_id[stream.index()];
@@ -148,6 +159,16 @@ impl Outbox {
         self.messages.len()
     }
 
+    /// Bytes of messages under way.
+    pub(super) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes
+    }
+
+    /// Bytes of messages that wait.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.bytes - self.in_flight_bytes
+    }
+
     /// Messages that were sent again so far.
     pub(super) fn resent(&self) -> u64 {
         self.resent
@@ -159,7 +180,7 @@ impl Outbox {
         &mut self,
         now: Time,
         sequence: u64,
-        rtt: &Rtt,
+        timeouts: Timeouts<'_>,
         count: usize,
         writer: &mut Writer<'_>,
     ) -> Option<(Channel, usize)> {
@@ -167,8 +188,7 @@ impl Outbox {
         for message in self.messages.iter_mut().filter(|message| !message.in_flight) {
             let stream = message.place.stream.index();
             let within = message.place.id - self.oldest_id[stream] < self.window_messages
-                && self.in_flight_bytes + message.body.len()
-                    <= self.window_bytes.min(RELIABLE_IN_FLIGHT_BYTES);
+                && self.in_flight_bytes + message.body.len() <= self.window_bytes;
             if !within {
                 continue;
             }
@@ -183,7 +203,7 @@ impl Outbox {
             message.leave(now, sequence);
             self.waiting -= 1;
             self.in_flight_bytes += message.body.len();
-            let deadline = now + rtt.timeout(message.timeouts);
+            let deadline = now + timeouts.after(message.timeouts);
             self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
         self.blocked = !lack_of_room && self.waiting > 0;
@@ -233,28 +253,30 @@ impl Outbox {
         self.deadline
     }
 
-    /// Lets messages go out again that were not acknowledged in time.
-    pub(super) fn on_timeout(&mut self, now: Time, rtt: &Rtt) -> Result<(), Undeliverable> {
+    /// Lets messages go out again that were not acknowledged in time; returns how many.
+    pub(super) fn on_timeout(&mut self, now: Time, timeouts: Timeouts<'_>) -> Result<u64, Undeliverable> {
         if self.deadline.is_none_or(|deadline| now < deadline) {
-            return Ok(());
+            return Ok(0);
         }
         self.deadline = None;
+        let mut timed_out = 0;
         for message in self.messages.iter_mut().filter(|message| message.in_flight) {
-            let deadline = message.sent_at + rtt.timeout(message.timeouts);
+            let deadline = message.sent_at + timeouts.after(message.timeouts);
             if now < deadline {
                 self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
                 continue;
             }
-            if message.timeouts == TIMEOUTS_MAX {
+            if message.timeouts >= timeouts.config.retries {
                 return Err(Undeliverable);
             }
+            timed_out += 1;
             message.timeouts += 1;
             message.in_flight = false;
             self.waiting += 1;
             self.in_flight_bytes -= message.body.len();
             self.blocked = false;
         }
-        Ok(())
+        Ok(timed_out)
     }
 
     /// Forgets everything: the session is over.
@@ -276,14 +298,24 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::sync::LazyLock;
 
     const KIND: u8 = FIRST_APPLICATION_TYPE;
+    static CONFIG: LazyLock<TransportConfig> = LazyLock::new(TransportConfig::default);
+    static RTT: LazyLock<Rtt> = LazyLock::new(Rtt::default);
+
+    fn timeouts() -> Timeouts<'static> {
+        Timeouts { config: &CONFIG, rtt: &RTT }
+    }
+
+    fn push(outbox: &mut Outbox, channel: Channel, stream: u8, body: &[u8]) -> Result<(), SendError> {
+        outbox.push(&CONFIG, channel, stream, KIND, body)
+    }
 
     fn fill(outbox: &mut Outbox, now: Time, sequence: u64) -> usize {
-        let mut buffer = [0; 1100];
+        let mut buffer = [0; 2_000];
         let mut writer = Writer::new(&mut buffer);
-        outbox.fill(now, sequence, &Rtt::default(), 128, &mut writer).map_or(0, |(_, count)| count)
+        outbox.fill(now, sequence, timeouts(), 1_000, &mut writer).map_or(0, |(_, count)| count)
     }
 
     #[test]
@@ -291,24 +323,24 @@ mod tests {
         let mut outbox = Outbox::new();
         let body = [0; RELIABLE_MESSAGE_BYTES];
         let mut sent = 0;
-        while outbox.push(Channel::ReliableOrdered, 0, KIND, &body).is_ok() {
+        while push(&mut outbox, Channel::ReliableOrdered, 0, &body).is_ok() {
             sent += 1;
         }
-        assert_eq!(sent * RELIABLE_MESSAGE_BYTES, RELIABLE_SEND_BYTES);
-        assert_eq!(outbox.push(Channel::ReliableOrdered, 0, KIND, &body), Err(SendError::Full));
+        assert_eq!(sent * RELIABLE_MESSAGE_BYTES, CONFIG.send_bytes);
+        assert_eq!(push(&mut outbox, Channel::ReliableOrdered, 0, &body), Err(SendError::Full));
         assert_eq!(fill(&mut outbox, Time::default(), 1), 1);
         outbox.acked(1);
-        assert_eq!(outbox.push(Channel::ReliableOrdered, 0, KIND, &body), Ok(()));
+        assert_eq!(push(&mut outbox, Channel::ReliableOrdered, 0, &body), Ok(()));
     }
 
     #[test]
     fn the_window_of_a_stream_holds_back_only_that_stream() {
         let mut outbox = Outbox::new();
         for _ in 0..REORDER_WINDOW + 5 {
-            outbox.push(Channel::ReliableOrdered, 0, KIND, &[]).unwrap();
+            push(&mut outbox, Channel::ReliableOrdered, 0, &[]).unwrap();
         }
-        outbox.push(Channel::ReliableOrdered, 1, KIND, &[]).unwrap();
-        outbox.push(Channel::ReliableUnordered, 0, KIND, &[]).unwrap();
+        push(&mut outbox, Channel::ReliableOrdered, 1, &[]).unwrap();
+        push(&mut outbox, Channel::ReliableUnordered, 0, &[]).unwrap();
         assert_eq!(fill(&mut outbox, Time::default(), 1), REORDER_WINDOW + 2);
         assert!(!outbox.is_ready());
         outbox.acked(1);
@@ -319,7 +351,7 @@ mod tests {
     #[test]
     fn a_late_acknowledgement_of_the_first_packet_still_counts() {
         let mut outbox = Outbox::new();
-        outbox.push(Channel::ReliableOrdered, 0, KIND, &[1]).unwrap();
+        push(&mut outbox, Channel::ReliableOrdered, 0, &[1]).unwrap();
         assert_eq!(fill(&mut outbox, Time::default(), 1), 1);
         outbox.lost_up_to(1);
         assert_eq!(fill(&mut outbox, Time::default(), 5), 1);
@@ -332,19 +364,19 @@ mod tests {
     #[test]
     fn ten_retries_are_made_and_then_it_is_given_up() {
         let mut outbox = Outbox::new();
-        outbox.push(Channel::ReliableOrdered, 0, KIND, &[1]).unwrap();
+        push(&mut outbox, Channel::ReliableOrdered, 0, &[1]).unwrap();
         let (mut now, mut sequence) = (Time::default(), 0);
         let result = loop {
             sequence += 1;
             assert_eq!(fill(&mut outbox, now, sequence), 1);
             now = outbox.deadline().unwrap();
-            if let Err(error) = outbox.on_timeout(now, &Rtt::default()) {
+            if let Err(error) = outbox.on_timeout(now, timeouts()) {
                 break error;
             }
         };
         assert_eq!(result, Undeliverable);
-        assert_eq!(sequence, u64::from(TIMEOUTS_MAX) + 1);
-        let patience = (0..=TIMEOUTS_MAX).map(|timeouts| Rtt::default().timeout(timeouts)).sum::<Duration>();
+        assert_eq!(sequence, u64::from(CONFIG.retries) + 1);
+        let patience = (0..=CONFIG.retries).map(|count| timeouts().after(count)).sum::<Duration>();
         assert_eq!(now - Time::default(), patience);
     }
 }

@@ -8,8 +8,9 @@ use shadowland_wire::limits::{MESSAGES_PER_PACKET, TAG_BYTES};
 use shadowland_wire::message::control::Control;
 use shadowland_wire::message::encode_frame;
 
+use super::outbox::Timeouts;
 use super::sent::Carries;
-use super::{Connection, Pending, State};
+use super::{Connection, Pending};
 use crate::Time;
 
 /// A packet in the making. Dropped without [`PacketBuilder::finish`], it never was.
@@ -107,14 +108,15 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
 
     /// Adds as many of the waiting reliable messages as fit. They are sure to be sent from here on.
     pub(super) fn fill_reliable(&mut self) {
-        if self.connection.state != State::Established || !self.connection.outbox.is_ready() {
+        if !self.connection.lets_reliable_go(self.now) {
             return;
         }
         let sequence = self.connection.sealer.next_sequence();
         let count = MESSAGES_PER_PACKET - self.messages;
         let mut writer = Writer::new(&mut self.buffer[self.length..self.end]);
-        let (outbox, rtt) = (&mut self.connection.outbox, &self.connection.rtt);
-        if let Some((channel, written)) = outbox.fill(self.now, sequence, rtt, count, &mut writer) {
+        let Connection { outbox, rtt, config, .. } = &mut *self.connection;
+        let timeouts = Timeouts { config, rtt };
+        if let Some((channel, written)) = outbox.fill(self.now, sequence, timeouts, count, &mut writer) {
             self.length += writer.len();
             self.messages += written;
             self.channel.get_or_insert(channel);
@@ -173,10 +175,11 @@ impl Connection {
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += len as u64;
         self.stats.messages_resent = self.outbox.resent();
-        self.sent.record(now, sequence, carries);
+        self.sent.record(now, sequence, len, carries);
         self.received.sent();
         if carries != Carries::OnlyAcks {
             self.asked_at = now;
+            self.flow.sent(len, carries == Carries::Reliable, self.sent.in_flight());
         }
         if controls.handshake {
             self.pending.handshake = false;

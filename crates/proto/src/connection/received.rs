@@ -4,13 +4,8 @@ use std::time::Duration;
 
 use shadowland_wire::ack::{AckBlock, AckDelay};
 
+use super::config::TransportConfig;
 use crate::Time;
-
-/// How long an acknowledgement waits for a packet to ride on. A game sends 60 packets a second, so that it
-/// hardly ever waits to the end.
-const ACK_DELAY: Duration = Duration::from_millis(25);
-/// Packets after which an acknowledgement waits no longer: far below the 64 that a block can name.
-const ACK_AT_ONCE: u32 = 8;
 
 /// The packets that were received and applied.
 #[derive(Debug)]
@@ -23,11 +18,21 @@ pub(super) struct Received {
     /// Applied packets that ask for an acknowledgement and have had none.
     owed: u32,
     due: Option<Time>,
+    delay: Duration,
+    at_once: u32,
 }
 
 impl Received {
-    pub(super) fn new() -> Self {
-        Self { largest: 0, largest_at: Time::default(), mask: u64::MAX, owed: 0, due: None }
+    pub(super) fn new(config: &TransportConfig) -> Self {
+        Self {
+            largest: 0,
+            largest_at: Time::default(),
+            mask: u64::MAX,
+            owed: 0,
+            due: None,
+            delay: config.ack_delay,
+            at_once: config.ack_packets,
+        }
     }
 
     /// Remembers an applied packet. One that carries only acknowledgements asks for none itself.
@@ -46,7 +51,7 @@ impl Received {
         }
         if asks {
             self.owed += 1;
-            let due = if self.owed >= ACK_AT_ONCE { now } else { now + ACK_DELAY };
+            let due = if self.owed >= self.at_once { now } else { now + self.delay };
             self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
         }
     }
@@ -83,7 +88,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_block_names_exactly_what_was_applied(steps in proptest::collection::vec(-70i64..80, 1..200)) {
-            let (mut received, mut applied, mut largest) = (Received::new(), BTreeSet::new(), 0u64);
+            let (mut received, mut applied, mut largest) = (Received::new(&TransportConfig::default()), BTreeSet::new(), 0u64);
             for step in steps {
                 let sequence = largest.saturating_add_signed(step).max(1);
                 received.applied(Time::default(), sequence, true);
@@ -106,13 +111,13 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_waits_a_little_but_not_for_many_packets() {
-        let mut received = Received::new();
+        let mut received = Received::new(&TransportConfig::default());
         let start = Time::from_micros(1_000);
         assert_eq!(received.block(start), None);
         received.applied(start, 1, false);
         assert_eq!(received.due(), None);
         received.applied(start, 2, true);
-        assert_eq!(received.due(), Some(start + ACK_DELAY));
+        assert_eq!(received.due(), Some(start + Duration::from_millis(25)));
         for sequence in 3..10 {
             received.applied(start, sequence, true);
         }

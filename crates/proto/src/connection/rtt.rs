@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-/// Shortest time after which an unacknowledged reliable message is sent again.
-const TIMEOUT_MIN: Duration = Duration::from_millis(250);
-/// Longest time that doubling leads to.
-const TIMEOUT_MAX: Duration = Duration::from_secs(2);
+use super::config::TransportConfig;
 
 /// Smoothed round-trip time and its variation, in microseconds.
 #[derive(Debug, Default)]
@@ -17,18 +14,20 @@ pub(super) struct Rtt {
 
 impl Rtt {
     /// Takes a measured round trip, of which the peer says that it held the answer back for `held_us`. The
-    /// peer's word shortens a sample, but never below the shortest round trip that was ever seen.
-    pub(super) fn sample(&mut self, measured_us: u64, held_us: u64) {
+    /// peer's word shortens a sample, but never below the shortest round trip that was ever seen. Returns the
+    /// sample as it was taken.
+    pub(super) fn sample(&mut self, measured_us: u64, held_us: u64) -> u64 {
         // Zero stands for "no sample yet".
         let measured_us = measured_us.max(1);
         if self.smoothed_us == 0 {
             *self = Self { smoothed_us: measured_us, variation_us: measured_us / 2, least_us: measured_us };
-            return;
+            return measured_us;
         }
         self.least_us = self.least_us.min(measured_us);
         let sample = measured_us.saturating_sub(held_us).max(self.least_us);
         self.variation_us = (3 * self.variation_us + self.smoothed_us.abs_diff(sample)) / 4;
         self.smoothed_us = (7 * self.smoothed_us + sample) / 8;
+        sample
     }
 
     /// The smoothed round-trip time; zero before the first sample.
@@ -36,11 +35,16 @@ impl Rtt {
         Duration::from_micros(self.smoothed_us)
     }
 
+    /// The same in microseconds.
+    pub(super) fn smoothed_us(&self) -> u64 {
+        self.smoothed_us
+    }
+
     /// When a message counts as lost that was sent again after `timeouts` timeouts.
-    pub(super) fn timeout(&self, timeouts: u8) -> Duration {
-        let base = Duration::from_micros(self.smoothed_us + 4 * self.variation_us).max(TIMEOUT_MIN);
+    pub(super) fn timeout(&self, config: &TransportConfig, timeouts: u8) -> Duration {
+        let base = Duration::from_micros(self.smoothed_us + 4 * self.variation_us).max(config.timeout_min);
         let doubled = base.saturating_mul(1 << timeouts.min(16));
-        doubled.min(TIMEOUT_MAX.max(base))
+        doubled.min(config.timeout_max.max(base))
     }
 }
 
@@ -51,7 +55,8 @@ mod tests {
     #[test]
     fn the_timeout_doubles_from_its_minimum_to_its_maximum() {
         let rtt = Rtt::default();
-        let ms: Vec<_> = (0..6).map(|timeouts| rtt.timeout(timeouts).as_millis()).collect();
+        let ms: Vec<_> =
+            (0..6).map(|timeouts| rtt.timeout(&TransportConfig::default(), timeouts).as_millis()).collect();
         assert_eq!(ms, [250, 500, 1000, 2000, 2000, 2000]);
     }
 

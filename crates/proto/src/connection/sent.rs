@@ -1,15 +1,23 @@
-//! The packets that were sent last: when, and whether they have been acknowledged.
+//! The packets that were sent last: when, how large, and what became of them.
+//!
+//! A packet is acknowledged, or it is lost: because one that was sent some packets later was acknowledged, or
+//! because a later one was and more than a round trip has passed (RFC 9002, 6.1). Both thresholds grow on a link
+//! where that turns out to be wrong, because it reorders.
+
+use std::time::Duration;
 
 use shadowland_wire::ack::AckBlock;
 
+use super::config::TransportConfig;
 use crate::Time;
 
 /// Packets that are remembered. An acknowledgement names at most 65 packets, and one that comes later than 256
 /// packets (0.85 s at 300 packets a second, 4 s at 60) tells nothing that a timeout has not decided yet.
 pub(crate) const SENT_PACKETS: usize = 256;
-
-/// A packet counts as lost when one that was sent so much later has been acknowledged (RFC 9002, 6.1.1).
-const LOSS_THRESHOLD: u64 = 3;
+/// The packet threshold grows up to here.
+const LOSS_PACKETS_MAX: u64 = 48;
+/// Packets before the largest that an acknowledgement names.
+const MASK: u64 = 64;
 
 /// The last [`SENT_PACKETS`] packets, by sequence. 8 bytes each, so that a connection stays small.
 #[derive(Debug)]
@@ -19,30 +27,38 @@ pub(super) struct SentPackets {
     largest_acked: u64,
     /// Every packet up to here has been judged: acknowledged, lost, or forgotten.
     judged: u64,
+    /// Bytes of packets that are neither.
+    in_flight: u64,
+    loss_packets: u64,
+    loss_eighths: u32,
+    loss_eighths_max: u32,
+    /// When the oldest packet before the largest acknowledged one will be lost.
+    loss_at: Option<Time>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     /// Low bits of the sending time: they wrap after 71 minutes, in which a session sends more than 256 packets
-    /// (at least a Ping every 5 s), and nothing but a round trip is computed from them.
+    /// (at least a Ping every 5 s), and nothing but ages are computed from them.
     at_us: u32,
-    state: SentState,
+    bytes: u16,
+    carries: Carries,
+    fate: Fate,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SentState {
-    /// Never acknowledged itself: nothing but acknowledgements in it.
-    AckOnly,
-    Unreliable,
-    /// Carries reliable messages.
-    Reliable,
+enum Fate {
+    InFlight,
+    /// Nothing was heard of it for so long that it does not count as under way any more.
+    Forgotten,
+    Lost,
     Acked,
 }
 
 /// What a packet carries, as far as acknowledging it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carries {
-    /// Nothing but acknowledgements.
+    /// Nothing but acknowledgements: never acknowledged itself.
     OnlyAcks,
     /// Messages that are not sent again.
     Unreliable,
@@ -54,27 +70,58 @@ pub(super) enum Carries {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Acked {
     pub(super) sequence: u64,
+    pub(super) bytes: u16,
     /// Whether it carried reliable messages.
     pub(super) reliable: bool,
+    /// It had been taken for lost.
+    pub(super) late: bool,
+}
+
+/// Packets that were judged lost together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Lost {
+    pub(super) packets: u64,
+    /// Of those, the ones that an acknowledgement could have named and did not.
+    pub(super) named: u64,
+    /// The age of the newest of them, in microseconds.
+    pub(super) newest_age_us: u64,
 }
 
 impl SentPackets {
-    pub(super) fn new() -> Self {
-        let empty = Sent { at_us: 0, state: SentState::AckOnly };
-        Self { ring: Box::new([empty; SENT_PACKETS]), next_sequence: 1, largest_acked: 0, judged: 0 }
+    pub(super) fn new(config: &TransportConfig) -> Self {
+        let empty = Sent { at_us: 0, bytes: 0, carries: Carries::OnlyAcks, fate: Fate::Acked };
+        Self {
+            ring: Box::new([empty; SENT_PACKETS]),
+            next_sequence: 1,
+            largest_acked: 0,
+            judged: 0,
+            in_flight: 0,
+            loss_packets: config.loss_packets,
+            loss_eighths: config.loss_eighths,
+            loss_eighths_max: 2 * config.loss_eighths,
+            loss_at: None,
+        }
     }
 
     /// Remembers a packet; sequences come without gaps.
     #[inline]
-    pub(super) fn record(&mut self, now: Time, sequence: u64, carries: Carries) {
+    pub(super) fn record(&mut self, now: Time, sequence: u64, bytes: usize, carries: Carries) {
         debug_assert_eq!(sequence, self.next_sequence);
-        let state = match carries {
-            Carries::OnlyAcks => SentState::AckOnly,
-            Carries::Unreliable => SentState::Unreliable,
-            Carries::Reliable => SentState::Reliable,
-        };
-        self.ring[index(sequence)] = Sent { at_us: now.as_micros() as u32, state };
+        let slot = &mut self.ring[index(sequence)];
+        if slot.fate == Fate::InFlight && slot.carries != Carries::OnlyAcks {
+            self.in_flight -= u64::from(slot.bytes);
+        }
+        *slot = Sent { at_us: now.as_micros() as u32, bytes: bytes as u16, carries, fate: Fate::InFlight };
+        if carries != Carries::OnlyAcks {
+            self.in_flight += bytes as u64;
+        }
         self.next_sequence = sequence + 1;
+    }
+
+    /// Bytes of packets that are under way.
+    #[inline]
+    pub(super) fn in_flight(&self) -> u64 {
+        self.in_flight
     }
 
     /// The full sequence of the largest packet that `block` names; `None` when that was never sent.
@@ -87,8 +134,8 @@ impl SentPackets {
 
     /// The packets that `block` acknowledges for the first time, oldest first.
     pub(super) fn take_acked(&mut self, largest: u64, mask: u64, mut each: impl FnMut(Acked)) {
-        let oldest = self.next_sequence.saturating_sub(SENT_PACKETS as u64).max(1);
-        for age in (0..=64u64).rev() {
+        let oldest = self.oldest();
+        for age in (0..=MASK).rev() {
             let Some(sequence) = largest.checked_sub(age).filter(|&sequence| sequence >= oldest) else {
                 continue;
             };
@@ -97,13 +144,27 @@ impl SentPackets {
                 continue;
             }
             let sent = &mut self.ring[index(sequence)];
-            let reliable = sent.state == SentState::Reliable;
-            if reliable || sent.state == SentState::Unreliable {
-                sent.state = SentState::Acked;
-                each(Acked { sequence, reliable });
+            if sent.carries == Carries::OnlyAcks || sent.fate == Fate::Acked {
+                continue;
+            }
+            let late = sent.fate == Fate::Lost;
+            if sent.fate == Fate::InFlight {
+                self.in_flight -= u64::from(sent.bytes);
+            }
+            sent.fate = Fate::Acked;
+            each(Acked { sequence, bytes: sent.bytes, reliable: sent.carries == Carries::Reliable, late });
+            if late {
+                self.be_more_patient(sequence);
             }
         }
         self.largest_acked = self.largest_acked.max(largest);
+    }
+
+    /// A packet was not lost after all.
+    fn be_more_patient(&mut self, sequence: u64) {
+        let overtaken_by = self.largest_acked.saturating_sub(sequence) + 1;
+        self.loss_packets = self.loss_packets.max(overtaken_by.min(LOSS_PACKETS_MAX));
+        self.loss_eighths = (self.loss_eighths + 1).min(self.loss_eighths_max);
     }
 
     /// Microseconds since a packet was sent.
@@ -113,23 +174,128 @@ impl SentPackets {
 
     /// Everything up to the returned sequence that is not acknowledged is lost by now.
     pub(super) fn lost_up_to(&self) -> u64 {
-        self.largest_acked.saturating_sub(LOSS_THRESHOLD)
+        self.judged
     }
 
-    /// Counts the packets that became lost since the last call.
-    pub(super) fn count_lost(&mut self) -> u64 {
-        let up_to = self.lost_up_to();
-        let oldest = self.next_sequence.saturating_sub(SENT_PACKETS as u64).max(1);
-        let lost = (oldest.max(self.judged + 1)..=up_to)
-            .filter(|&sequence| {
-                matches!(self.ring[index(sequence)].state, SentState::Unreliable | SentState::Reliable)
-            })
-            .count();
-        self.judged = self.judged.max(up_to);
-        lost as u64
+    /// When [`SentPackets::judge`] will find the next loss, if nothing is acknowledged until then.
+    pub(super) fn loss_at(&self) -> Option<Time> {
+        self.loss_at
+    }
+
+    /// Finds the packets that became lost since the last call. They are judged in the order of sending.
+    pub(super) fn judge(&mut self, now: Time, smoothed_rtt: Duration) -> Lost {
+        let mut lost = Lost::default();
+        let patience = (smoothed_rtt * self.loss_eighths / 8).max(Duration::from_millis(1));
+        let patience_us = patience.as_micros() as u64;
+        self.judged = self.judged.max(self.oldest() - 1);
+        self.loss_at = None;
+        while self.judged + 1 < self.largest_acked {
+            let sequence = self.judged + 1;
+            let age_us = self.age_us(now, sequence);
+            let sent = &mut self.ring[index(sequence)];
+            if sent.carries != Carries::OnlyAcks && sent.fate != Fate::Acked {
+                let overtaken = sequence + self.loss_packets <= self.largest_acked;
+                if !overtaken && age_us < patience_us {
+                    self.loss_at = Some(now + Duration::from_micros(patience_us - age_us));
+                    break;
+                }
+                if sent.fate == Fate::InFlight {
+                    self.in_flight -= u64::from(sent.bytes);
+                }
+                sent.fate = Fate::Lost;
+                lost.packets += 1;
+                lost.named += u64::from(self.largest_acked - sequence <= MASK);
+                lost.newest_age_us = age_us;
+            }
+            self.judged = sequence;
+        }
+        lost
+    }
+
+    /// Packets older than `age` do not count as under way any more.
+    pub(super) fn forget_older_than(&mut self, now: Time, age: Duration) {
+        let age_us = age.as_micros() as u64;
+        for sequence in self.oldest().max(self.judged + 1)..self.next_sequence {
+            if self.age_us(now, sequence) < age_us {
+                break;
+            }
+            let sent = &mut self.ring[index(sequence)];
+            if sent.carries != Carries::OnlyAcks && sent.fate == Fate::InFlight {
+                self.in_flight -= u64::from(sent.bytes);
+                sent.fate = Fate::Forgotten;
+            }
+        }
+    }
+
+    fn oldest(&self) -> u64 {
+        self.next_sequence.saturating_sub(SENT_PACKETS as u64).max(1)
     }
 }
 
 fn index(sequence: u64) -> usize {
     (sequence % SENT_PACKETS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(100);
+
+    fn at(ms: u64) -> Time {
+        Time::from_micros(1_000_000 + ms * 1_000)
+    }
+
+    /// Packets of 100 bytes, one a millisecond, the first at 1 ms.
+    fn sent(count: u64) -> SentPackets {
+        let mut sent = SentPackets::new(&TransportConfig::default());
+        for sequence in 1..=count {
+            sent.record(at(sequence), sequence, 100, Carries::Unreliable);
+        }
+        sent
+    }
+
+    #[test]
+    fn three_later_packets_or_more_than_a_round_trip_make_a_loss() {
+        let mut packets = sent(5);
+        packets.take_acked(4, 0, |_| {});
+        let lost = packets.judge(at(100), RTT);
+        assert_eq!((lost.packets, lost.named, packets.in_flight()), (1, 1, 300), "only packet 1");
+        // Packet 2, sent at 2 ms, after nine eighths of the round trip.
+        assert_eq!(packets.loss_at(), Some(Time::from_micros(1_000_000 + 114_500)));
+        assert_eq!(packets.judge(at(115), RTT).packets, 1);
+        assert_eq!(packets.judge(at(200), RTT).packets, 1);
+        assert_eq!(packets.loss_at(), None, "packet 5 is newer than what was acknowledged");
+    }
+
+    #[test]
+    fn a_link_that_reorders_gets_more_patience() {
+        let mut packets = sent(30);
+        packets.take_acked(10, 0, |_| {});
+        assert_eq!(packets.judge(at(50), RTT).packets, 7);
+        let mut late = 0;
+        packets.take_acked(10, 0x1ff, |acked| late += u64::from(acked.late));
+        assert_eq!(late, 7);
+        packets.take_acked(20, 0, |_| {});
+        assert_eq!(packets.judge(at(50), RTT).packets, 0, "up to 10 later ones are no loss now");
+    }
+
+    #[test]
+    fn what_an_acknowledgement_could_not_name_is_no_sign_of_congestion() {
+        let mut packets = sent(100);
+        packets.take_acked(100, 0, |_| {});
+        let lost = packets.judge(at(100), RTT);
+        assert_eq!((lost.packets, lost.named), (97, 62));
+    }
+
+    #[test]
+    fn the_ring_and_silence_take_packets_out_of_flight() {
+        let mut packets = sent(300);
+        assert_eq!(packets.in_flight(), 256 * 100);
+        packets.forget_older_than(at(400), Duration::from_millis(150));
+        assert_eq!(packets.in_flight(), 50 * 100);
+        let mut acked = 0;
+        packets.take_acked(300, u64::MAX, |_| acked += 1);
+        assert_eq!((acked, packets.in_flight()), (65, 0));
+    }
 }

@@ -15,10 +15,14 @@ pub struct Stats {
     pub bytes_received: u64,
     /// Sent packets that the peer has applied.
     pub packets_acked: u64,
-    /// Sent packets that were still unacknowledged when a later one was acknowledged (three or more later).
+    /// Sent packets that were taken for lost, because later ones were acknowledged.
     pub packets_lost: u64,
+    /// Those of them that were acknowledged after all: the link reorders.
+    pub packets_late: u64,
     /// Reliable messages that were put into another packet.
     pub messages_resent: u64,
+    /// Times that a reliable message was not acknowledged before its timeout.
+    pub messages_timed_out: u64,
     /// Messages of a type that this version does not know; skipped.
     pub messages_unknown: u64,
     /// Datagrams that were dropped.

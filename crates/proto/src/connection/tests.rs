@@ -29,7 +29,7 @@ fn client() -> (Connection, Sealer) {
     let keys =
         SessionKeys { client_to_server: Zeroizing::new([1; 32]), server_to_client: Zeroizing::new([2; 32]) };
     let acceptance = Acceptance { connection_id: 7, parameters: SessionParameters::default() };
-    (Connection::new(Role::Client, &acceptance, &keys, NOW), Sealer::new(&[2; 32], 7))
+    (Connection::new(Role::Client, &acceptance, &keys, Arc::default(), NOW), Sealer::new(&[2; 32], 7))
 }
 
 fn established() -> (Connection, Sealer) {
@@ -105,7 +105,7 @@ fn nothing_is_delivered_before_the_reliable_handshake_unless_it_rides_along() {
 fn a_reliable_message_too_far_ahead_is_not_acknowledged() {
     let (mut client, mut server) = established();
     // Stream 0 starts at 10, as the server has said.
-    let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 10 + 64, 1, 5]);
+    let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 0x8a, 2, 1, 5]); // id 266
     assert_eq!(outcome, (Err(DropReason::AheadOfWindow), vec![], false));
     let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 10, 1, 5]);
     assert_eq!(outcome, (Ok(()), vec![(0x41, vec![5])], true));

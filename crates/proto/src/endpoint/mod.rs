@@ -11,6 +11,7 @@ pub use rate::Rate;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -25,7 +26,7 @@ use shadowland_wire::header::Header;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 
 use crate::Time;
-use crate::connection::{Connection, Role};
+use crate::connection::{Connection, Role, TransportConfig};
 use crate::crypto::cookie::{Client, Cookies};
 use crate::crypto::handshake::Responder;
 use crate::crypto::identity::Identity;
@@ -55,6 +56,8 @@ pub struct EndpointConfig {
     pub handshake_rate: Rate,
     /// What sessions run with.
     pub parameters: SessionParameters,
+    /// Figures of reliable messages and congestion control.
+    pub transport: TransportConfig,
 }
 
 impl Default for EndpointConfig {
@@ -67,6 +70,7 @@ impl Default for EndpointConfig {
             network_rate: Rate { per_second: 64, burst: 256 },
             handshake_rate: Rate { per_second: 1_000, burst: 500 },
             parameters: SessionParameters::default(),
+            transport: TransportConfig::default(),
         }
     }
 }
@@ -145,6 +149,7 @@ pub struct Counters {
 /// All sessions of one socket.
 pub struct Endpoint<T> {
     config: EndpointConfig,
+    transport: Arc<TransportConfig>,
     identity: Identity,
     rng: StdRng,
     cookies: Cookies,
@@ -182,6 +187,7 @@ impl<T> Endpoint<T> {
         let mut network_key = [0; 32];
         rng.fill_bytes(&mut network_key);
         Self {
+            transport: Arc::new(config.transport.clone().within_bounds()),
             identity,
             cookies: Cookies::new(cookie_master),
             networks: NetworkBuckets::new(&network_key, config.network_rate),
@@ -373,7 +379,7 @@ impl<T> Endpoint<T> {
 
         self.free.pop_front();
         self.slots[usize::from(index)].session = Some(Box::new(Session {
-            connection: Connection::new(Role::Server, &acceptance, &keys, now),
+            connection: Connection::new(Role::Server, &acceptance, &keys, Arc::clone(&self.transport), now),
             address: client.address,
             client_key,
             token,

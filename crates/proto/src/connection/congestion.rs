@@ -1,0 +1,377 @@
+//! How much may be under way, behind one small trait: by delay (Copa) or by loss (NewReno).
+//!
+//! Both are told of every acknowledgement and every loss and answer with a window in bytes. Neither lets it grow
+//! while the application uses less than half of it (RFC 9002, 7.8): what was never tried is not known.
+
+use std::time::Duration;
+
+use super::config::Congestion;
+use crate::Time;
+
+/// What a packet counts for, in bytes: a whole one.
+pub(super) const PACKET_BYTES: u64 = 1200;
+/// Ten packets, as RFC 9002 and TCP start.
+const WINDOW_START: u64 = 10 * PACKET_BYTES;
+const WINDOW_MIN: u64 = 2 * PACKET_BYTES;
+/// As much as the ring of sent packets remembers.
+const WINDOW_MAX: u64 = 240 * PACKET_BYTES;
+
+/// Packets that were acknowledged together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AckEvent {
+    pub(super) now: Time,
+    /// Bytes of them.
+    pub(super) bytes: u64,
+    /// The round trip of the newest one without the peer's delay, if it could be measured.
+    pub(super) rtt_us: Option<u64>,
+    /// The smoothed round trip.
+    pub(super) smoothed_us: u64,
+    /// When the newest of them was sent.
+    pub(super) sent_at: Time,
+    /// Most bytes that were under way at a time during the last round trip.
+    pub(super) used: u64,
+}
+
+/// One way to find a window.
+pub(super) trait Controller {
+    /// Packets were acknowledged.
+    fn on_ack(&mut self, ack: &AckEvent);
+    /// Packets were lost, the newest of them sent at `sent_at`.
+    fn on_loss(&mut self, now: Time, sent_at: Time);
+    /// Nothing has been acknowledged for several timeouts in a row.
+    fn on_silence(&mut self);
+    /// Bytes that may be under way.
+    fn window(&self) -> u64;
+}
+
+/// The controller of a connection. An enum, so that a connection needs no allocation for it.
+#[derive(Debug)]
+pub(super) enum Chosen {
+    Delay(Copa),
+    Loss(NewReno),
+    Off,
+}
+
+impl Chosen {
+    pub(super) fn new(choice: Congestion) -> Self {
+        match choice {
+            Congestion::Delay => Self::Delay(Copa::new()),
+            Congestion::Loss => Self::Loss(NewReno::new()),
+            Congestion::Off => Self::Off,
+        }
+    }
+
+    pub(super) fn on_ack(&mut self, ack: &AckEvent) {
+        match self {
+            Self::Delay(controller) => controller.on_ack(ack),
+            Self::Loss(controller) => controller.on_ack(ack),
+            Self::Off => {}
+        }
+    }
+
+    pub(super) fn on_loss(&mut self, now: Time, sent_at: Time) {
+        match self {
+            Self::Delay(controller) => controller.on_loss(now, sent_at),
+            Self::Loss(controller) => controller.on_loss(now, sent_at),
+            Self::Off => {}
+        }
+    }
+
+    pub(super) fn on_silence(&mut self) {
+        match self {
+            Self::Delay(controller) => controller.on_silence(),
+            Self::Loss(controller) => controller.on_silence(),
+            Self::Off => {}
+        }
+    }
+
+    /// `None` without a limit.
+    pub(super) fn window(&self) -> Option<u64> {
+        match self {
+            Self::Delay(controller) => Some(controller.window()),
+            Self::Loss(controller) => Some(controller.window()),
+            Self::Off => None,
+        }
+    }
+}
+
+/// NewReno as in RFC 9002, 7.
+#[derive(Debug)]
+pub(super) struct NewReno {
+    window: u64,
+    threshold: u64,
+    /// Bytes acknowledged since the window grew last.
+    credit: u64,
+    /// Losses of packets that were sent before are of the same congestion.
+    recovery_since: Time,
+}
+
+impl NewReno {
+    fn new() -> Self {
+        Self { window: WINDOW_START, threshold: u64::MAX, credit: 0, recovery_since: Time::default() }
+    }
+}
+
+impl Controller for NewReno {
+    fn on_ack(&mut self, ack: &AckEvent) {
+        if ack.sent_at <= self.recovery_since || ack.used < self.window / 2 {
+            return;
+        }
+        if self.window < self.threshold {
+            self.window += ack.bytes;
+        } else {
+            self.credit += ack.bytes;
+            if self.credit >= self.window {
+                self.credit -= self.window;
+                self.window += PACKET_BYTES;
+            }
+        }
+        self.window = self.window.min(WINDOW_MAX);
+    }
+
+    fn on_loss(&mut self, now: Time, sent_at: Time) {
+        if sent_at <= self.recovery_since {
+            return;
+        }
+        self.recovery_since = now;
+        self.window = (self.window / 2).max(WINDOW_MIN);
+        self.threshold = self.window;
+        self.credit = 0;
+    }
+
+    fn on_silence(&mut self) {
+        self.window = WINDOW_MIN;
+    }
+
+    fn window(&self) -> u64 {
+        self.window
+    }
+}
+
+/// How long the shortest round trip is believed in.
+const LEAST_FOR: Duration = Duration::from_secs(10);
+/// What one flow leaves in a queue is about `1 / DELTA` packets: 2.
+const PACKETS_IN_QUEUE: u64 = 2;
+/// At least so long the shortest of the last round trips is taken for the standing one, so that jitter does not
+/// look like a queue.
+const STANDING_FOR_MIN: Duration = Duration::from_millis(50);
+/// Velocity doubles up to here.
+const VELOCITY_MAX: u64 = 32;
+/// The share of packets lost in a round trip, in percent, above which a short queue is overflowing whatever the
+/// delay says. Below it loss is the link's own.
+const LOSS_TOLERATED_PERCENT: u64 = 35;
+
+/// Copa: the window follows the rate `1 / (delta * queueing delay)`, which keeps about two packets in the
+/// bottleneck's queue, empties it every few round trips, and shares a link evenly among its like.
+#[derive(Debug)]
+pub(super) struct Copa {
+    window: u64,
+    least: WindowedLeast,
+    standing: WindowedLeast,
+    slow_start: bool,
+    velocity: u64,
+    rises: bool,
+    /// Round trips in a row in which the window has gone one way.
+    rounds_one_way: u32,
+    round_since: Time,
+    round_window: u64,
+    round_acked: u64,
+    round_lost: u64,
+    /// Bytes of growth below one.
+    fraction: u64,
+}
+
+impl Copa {
+    fn new() -> Self {
+        Self {
+            window: WINDOW_START,
+            least: WindowedLeast::default(),
+            standing: WindowedLeast::default(),
+            slow_start: true,
+            velocity: 1,
+            rises: true,
+            rounds_one_way: 0,
+            round_since: Time::default(),
+            round_window: WINDOW_START,
+            round_acked: 0,
+            round_lost: 0,
+            fraction: 0,
+        }
+    }
+
+    /// Once a round trip: has the window kept its direction?
+    fn end_round(&mut self, now: Time) {
+        let rises = self.window > self.round_window;
+        if rises == self.rises && self.window != self.round_window {
+            self.rounds_one_way += 1;
+        } else {
+            self.rounds_one_way = 0;
+            self.velocity = 1;
+        }
+        self.rises = rises;
+        if self.rounds_one_way >= 3 {
+            self.velocity = (2 * self.velocity).min(VELOCITY_MAX);
+        }
+        let sent = self.round_acked + self.round_lost;
+        if sent >= 8 && self.round_lost * 100 > sent * LOSS_TOLERATED_PERCENT {
+            self.window = (self.window * 7 / 10).max(WINDOW_MIN);
+            self.slow_start = false;
+        }
+        self.round_since = now;
+        self.round_window = self.window;
+        (self.round_acked, self.round_lost) = (0, 0);
+    }
+
+    fn turn(&mut self, rises: bool) {
+        if rises != self.rises {
+            self.rises = rises;
+            self.velocity = 1;
+            self.rounds_one_way = 0;
+        }
+    }
+
+    /// Moves the window by `velocity * acked / (delta * window)` packets.
+    fn step(&mut self, rises: bool, bytes: u64) {
+        let packets = self.velocity * PACKETS_IN_QUEUE * PACKET_BYTES;
+        self.fraction += bytes * packets;
+        let step = self.fraction / self.window;
+        self.fraction %= self.window;
+        self.window = if rises { self.window + step } else { self.window.saturating_sub(step) };
+        self.window = self.window.clamp(WINDOW_MIN, WINDOW_MAX);
+    }
+}
+
+impl Controller for Copa {
+    fn on_ack(&mut self, ack: &AckEvent) {
+        self.round_acked += ack.bytes.div_ceil(PACKET_BYTES);
+        if let Some(rtt_us) = ack.rtt_us {
+            let standing_for = Duration::from_micros(ack.smoothed_us / 2).max(STANDING_FOR_MIN);
+            self.least.add(ack.now, rtt_us, LEAST_FOR / 2);
+            self.standing.add(ack.now, rtt_us, standing_for / 2);
+        }
+        let (Some(least), Some(standing)) = (self.least.get(), self.standing.get()) else { return };
+        let queued_us = standing.saturating_sub(least);
+        // rate = window / standing; target = 1 / (delta * queued); so window * queued against standing / delta.
+        let is_below = self.window * queued_us <= PACKETS_IN_QUEUE * PACKET_BYTES * standing;
+        let in_use = ack.used >= self.window / 2;
+        if self.slow_start {
+            if is_below && in_use {
+                self.window = (self.window + ack.bytes).min(WINDOW_MAX);
+            }
+            self.slow_start &= is_below;
+        } else if !is_below || in_use {
+            self.turn(is_below);
+            self.step(is_below, ack.bytes);
+        }
+        if ack.now - self.round_since >= Duration::from_micros(ack.smoothed_us) {
+            self.end_round(ack.now);
+        }
+    }
+
+    fn on_loss(&mut self, _now: Time, _sent_at: Time) {
+        self.round_lost += 1;
+    }
+
+    fn on_silence(&mut self) {
+        self.window = WINDOW_MIN;
+        self.velocity = 1;
+        self.slow_start = true;
+    }
+
+    fn window(&self) -> u64 {
+        self.window
+    }
+}
+
+/// The least of the samples of the last one to two periods.
+#[derive(Debug, Default)]
+struct WindowedLeast {
+    current: Option<u64>,
+    previous: Option<u64>,
+    since: Time,
+}
+
+impl WindowedLeast {
+    fn add(&mut self, now: Time, sample: u64, period: Duration) {
+        if now - self.since >= period {
+            self.previous = if now - self.since >= 2 * period { None } else { self.current };
+            self.current = None;
+            self.since = now;
+        }
+        self.current = Some(self.current.map_or(sample, |least| least.min(sample)));
+    }
+
+    fn get(&self) -> Option<u64> {
+        self.current.into_iter().chain(self.previous).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(now_ms: u64, rtt_ms: u64, used: u64) -> AckEvent {
+        AckEvent {
+            now: Time::from_micros(now_ms * 1_000),
+            bytes: PACKET_BYTES,
+            rtt_us: Some(rtt_ms * 1_000),
+            smoothed_us: rtt_ms * 1_000,
+            sent_at: Time::from_micros((now_ms - rtt_ms) * 1_000),
+            used,
+        }
+    }
+
+    #[test]
+    fn no_window_grows_that_is_not_used() {
+        for choice in [Congestion::Delay, Congestion::Loss] {
+            let mut controller = Chosen::new(choice);
+            for step in 0..1_000 {
+                controller.on_ack(&ack(1_000 + 16 * step, 50, 2_000));
+            }
+            assert_eq!(controller.window(), Some(WINDOW_START), "{choice:?}");
+            for step in 0..1_000 {
+                let used = controller.window().unwrap();
+                controller.on_ack(&ack(20_000 + 16 * step, 50, used));
+            }
+            assert!(controller.window().unwrap() > 2 * WINDOW_START, "{choice:?}");
+        }
+    }
+
+    #[test]
+    fn losses_of_one_round_trip_halve_the_loss_based_window_once() {
+        let mut reno = NewReno::new();
+        let at = |ms: u64| Time::from_micros(ms * 1_000);
+        reno.on_loss(at(100), at(50));
+        reno.on_loss(at(110), at(60));
+        assert_eq!(reno.window(), WINDOW_START / 2);
+        reno.on_loss(at(220), at(120));
+        assert_eq!(reno.window(), WINDOW_START / 4);
+    }
+
+    #[test]
+    fn a_growing_queue_shrinks_the_delay_based_window_and_loss_alone_does_not() {
+        let mut copa = Copa::new();
+        for step in 0..50 {
+            copa.on_ack(&ack(1_000 + 10 * step, 50, u64::MAX));
+            copa.on_loss(Time::default(), Time::default());
+            copa.on_ack(&ack(1_005 + 10 * step, 50, u64::MAX));
+            copa.on_ack(&ack(1_005 + 10 * step, 50, u64::MAX));
+        }
+        let open = copa.window();
+        assert!(open > 4 * WINDOW_START, "{open}");
+        for step in 0..300 {
+            copa.on_ack(&ack(2_000 + 10 * step, 150, u64::MAX));
+        }
+        assert!(copa.window() < open / 4, "{}", copa.window());
+    }
+
+    #[test]
+    fn the_least_sample_is_forgotten_after_two_periods() {
+        let mut least = WindowedLeast::default();
+        let period = Duration::from_secs(1);
+        for (second, sample, expected) in [(0, 5, 5), (1, 9, 5), (2, 8, 8), (9, 10, 10)] {
+            least.add(Time::from_micros(second * 1_000_000), sample, period);
+            assert_eq!(least.get(), Some(expected), "after {second} s");
+        }
+    }
+}
