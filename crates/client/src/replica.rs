@@ -101,6 +101,8 @@ pub struct Applied {
 #[derive(Debug, Default)]
 pub struct Replica {
     tick: u32,
+    /// The tick of the owner's record and the last input.
+    owner_tick: u32,
     last_input: u32,
     owner: Option<OwnerRecord>,
     entities: Vec<ReplicaEntity>,
@@ -128,13 +130,13 @@ impl Replica {
         self.tick
     }
 
-    /// Number of the newest input that the server had simulated at that tick.
+    /// Number of the newest input that the server had simulated in the owner's record.
     #[must_use]
     pub fn last_input(&self) -> u32 {
         self.last_input
     }
 
-    /// The exact state of the player's own entity at that tick.
+    /// The newest exact state of the player's own entity.
     #[must_use]
     pub fn owner(&self) -> Option<&OwnerRecord> {
         self.owner.as_ref()
@@ -174,10 +176,12 @@ impl Replica {
     ) -> Result<Applied, DecodeError> {
         let mut reader = Reader::new(body);
         let header = SnapshotHeader::decode(&mut reader)?;
-        if header.tick > self.tick {
-            self.tick = header.tick;
+        self.tick = self.tick.max(header.tick);
+        // The first of a tick's packets tells of the player itself, and the second may overtake it.
+        if let Some(owner) = header.owner.filter(|_| header.tick > self.owner_tick) {
+            self.owner_tick = header.tick;
             self.last_input = header.last_input;
-            self.owner = header.owner.or(self.owner);
+            self.owner = Some(owner);
         }
         for _ in 0..Close::decode_count(&mut reader)? {
             let close = Close::decode(&mut reader)?;

@@ -7,6 +7,7 @@
 
 use crate::bits::{BitReader, BitWriter};
 use crate::codec::{DecodeError, Full};
+use crate::quantize::nearest;
 
 /// Bits of the place within a quadrant, per axis.
 pub const QUADRANT_BITS: u32 = 16;
@@ -115,7 +116,7 @@ impl Lattice {
     #[inline]
     pub fn quantize(self, position_cm: [f64; 3]) -> LatticePosition {
         // A float-to-int cast saturates and maps NaN to 0.
-        LatticePosition::from_array(position_cm.map(|cm| (cm / self.step_cm).round() as i32))
+        LatticePosition::from_array(position_cm.map(|cm| nearest(cm / self.step_cm) as i32))
     }
 
     /// The world position of a lattice point, in centimetres.

@@ -5,7 +5,7 @@ use crate::codec::{DecodeError, Full, Reader, Writer};
 use crate::entity::{EntityId, EntityState};
 use crate::lattice::{Lattice, LatticePosition};
 use crate::limits::{CELLS_PER_MAP, CLOSES_PER_SNAPSHOT};
-use crate::quantize::Velocity;
+use crate::quantize::{Velocity, nearest};
 
 /// Welcome: the player has an entity in the world. The first reliable message of every session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,15 +175,15 @@ impl OwnerRecord {
     /// Splits an exact position into lattice point and fraction; the error is at most 1/256 of a step.
     #[must_use]
     pub fn split_position(position_cm: [f64; 3], lattice: Lattice) -> (LatticePosition, [i8; 3]) {
-        let nearest = lattice.quantize(position_cm);
-        let centre = lattice.dequantize(nearest);
+        let point = lattice.quantize(position_cm);
+        let centre = lattice.dequantize(point);
         let mut fraction = [0; 3];
         for axis in 0..3 {
             let beyond = (position_cm[axis] - centre[axis]) / lattice.step_cm();
             // The cast saturates: exactly half a step up becomes 127/256.
-            fraction[axis] = (beyond * 256.0).round() as i8;
+            fraction[axis] = nearest(beyond * 256.0) as i8;
         }
-        (nearest, fraction)
+        (point, fraction)
     }
 
     fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {

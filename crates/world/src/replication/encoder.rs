@@ -1,12 +1,13 @@
 //! Blocks, encoded once: the cache of a worker, valid for one tick.
 
 use shadowland_wire::block::{AgeCode, BODY_MAX_BYTES, BodyPlan, Change, Tombstone, encode_body, slots};
+use shadowland_wire::codec::{Full, Writer};
 use shadowland_wire::entity::{EntityDelta, EntityId};
 use shadowland_wire::lattice::low_bits_for;
 use shadowland_wire::limits::{PAGE_SLOTS, PAGE_TOMBSTONES};
 
 use super::Frame;
-use super::subscriptions::Wanted;
+use super::subscriptions::{Moving, Wanted};
 use super::viewer::Due;
 use crate::Tick;
 use crate::interest::{Layer, Page, Row};
@@ -30,10 +31,14 @@ pub struct Encoder {
     used: usize,
     /// Pages that a viewer is about to get; scratch of [`super::Viewer::snapshot`], kept to be reused.
     pub(super) due: Vec<Due>,
-    /// Scratch of a viewer whose subscriptions change.
+    /// Scratch of a viewer whose subscriptions change: the cells in its sight, its entries before and after, and
+    /// where each entry went.
     pub(super) wanted: Vec<Wanted>,
-    /// Scratch of a viewer whose subscriptions change.
-    pub(super) order: Vec<u16>,
+    pub(super) held: Vec<Moving>,
+    pub(super) kept: Vec<Moving>,
+    pub(super) map: Vec<u16>,
+    /// Entries of a viewer whose turn it is; scratch.
+    pub(super) turns: Vec<u16>,
     stats: EncoderStats,
 }
 
@@ -100,10 +105,10 @@ impl Encoder {
         self.entries[at].body
     }
 
-    /// The bytes of a body that was asked for in this tick.
+    /// Writes a body that was asked for in this tick.
     #[inline]
-    pub(super) fn bytes(&self, body: Body) -> &[u8] {
-        &self.bytes[body.start as usize..body.start as usize + body.len()]
+    pub(super) fn write(&self, body: Body, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.short_bytes(&self.bytes, body.start as usize, body.len())
     }
 
     fn encode(&mut self, frame: &Frame, page_index: u32, age: AgeCode) -> Body {

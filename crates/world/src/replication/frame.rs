@@ -121,14 +121,25 @@ impl Frame {
         self.near_share
     }
 
-    /// Whether a distant page is due in one of the ticks `since + 1 ..= self.tick`; the same for all viewers.
+    /// Ticks between the turns of what is distant.
+    pub(super) fn distant_period(&self) -> Tick {
+        self.distant_period
+    }
+
+    /// Which of the ticks of a period are a distant page's turns, the same for all viewers: those with
+    /// `(tick + phase) % period == 0`.
     #[inline]
-    pub(super) fn distant_page_is_due(&self, page: PageId, since: Tick) -> bool {
-        let phase = page.cell.0.wrapping_add(page.number.into()) % self.distant_period;
-        let period = self.distant_period;
-        // The newest due tick that is not after this one.
-        let last_due = self.tick.wrapping_sub((self.tick + phase) % period);
-        last_due > since
+    pub(super) fn phase(&self, page: PageId) -> Tick {
+        page.cell.0.wrapping_add(page.number.into()) % self.distant_period
+    }
+
+    /// The index of a page, or [`NO_PAGE`].
+    pub(super) fn index_of(&self, id: PageId) -> u32 {
+        let mut index = self.first_page(id.cell);
+        for _ in 0..id.number {
+            index = self.pages.header(index).map_or(NO_PAGE, |header| header.next);
+        }
+        index
     }
 
     /// Takes a picture of `interest`. `owners` gives the row of every player slot, in order.

@@ -1,10 +1,11 @@
 //! Which pages a viewer gets, and what it has applied of them.
 
-use shadowland_wire::block::{CellId, PageId};
+use shadowland_wire::block::{AgeCode, CellId, PageId};
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::CLOSES_PER_SNAPSHOT;
 use shadowland_wire::message::server::Close;
 
+use super::ledger::{Ledger, Reference};
 use super::{Encoder, Frame};
 use crate::Tick;
 use crate::interest::{Layer, NO_PAGE, PageHeader, TOMBSTONE_TICKS};
@@ -14,31 +15,45 @@ use crate::interest::{Layer, NO_PAGE, PageHeader, TOMBSTONE_TICKS};
 const SLACK_PER_EDGE: f64 = 1.0 / 16.0;
 /// A cell is dropped only when it is farther away than one that would be added, by this part of its edge.
 const HYSTERESIS_PER_EDGE: f64 = 1.0 / 8.0;
-/// Entries that a viewer can have.
-const MAX_ENTRIES: usize = u16::MAX as usize;
+/// Entries that a viewer can have; what lies farther away is not seen then.
+const MAX_ENTRIES: usize = u16::MAX as usize - 1;
 
-/// What the viewer has of one page. Every cell that it sees has at least the entry of page 0.
+/// What the viewer has of one page: the part that is looked at whenever the page has its turn. Every cell that
+/// the viewer sees has at least the entry of page 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) page: PageId,
     /// Where the page was in the last frame.
     page_index: u32,
-    /// Packets that show an earlier tick were about another page.
-    pub(super) opened: Tick,
     /// The tick up to which the viewer is known to have applied the page; 0 = nothing.
     pub(super) baseline: Tick,
     /// The tick of the last block that was sent; 0 = none.
     pub(super) sent: Tick,
-    /// The tick of the last block that relied on no other.
-    restarted: Tick,
-    /// Since when a block is due that did not fit; 0 = none is.
-    pub(super) waiting_since: Tick,
-    /// The square of the cell's distance when subscriptions were computed, in steps.
-    pub(super) squared_distance: f32,
+    /// Counts what this entry was used for: packets that name another life of it are not about this page.
+    life: u8,
     /// Updates come every tick.
     pub(super) near: bool,
+    /// Nothing may be sent in the tick in which the cell was closed.
+    held: bool,
+    /// A block is due that did not fit.
+    pub(super) waiting: bool,
     /// A block on which others relied is missing: the next one starts from the baseline.
-    broken: bool,
+    pub(super) broken: bool,
+    /// The cell has another page behind it.
+    has_next: bool,
+}
+
+/// The part of an entry that is rarely looked at.
+#[derive(Debug, Clone, Copy, Default)]
+struct Detail {
+    /// Since when a block waits; 0 = none does.
+    waiting_since: Tick,
+    /// The tick of the last block that relied on no other.
+    restarted: Tick,
+    /// The tick in which it was held.
+    held_at: Tick,
+    /// The square of the cell's distance when subscriptions were computed, in steps.
+    squared_distance: f32,
     /// A block of the cell was sent, so that it has to be closed. Kept at page 0.
     cell_was_sent: bool,
 }
@@ -56,41 +71,50 @@ struct PendingClose {
     tick: Tick,
 }
 
+/// An entry on its way to another place; scratch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moving {
+    entry: Entry,
+    detail: Detail,
+    /// Its index before; `NEW` if it had none.
+    before: u16,
+}
+
+const NEW: u16 = u16::MAX;
+
 /// The subscriptions of one viewer.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    /// Entries keep their index, by which packets refer to them.
+    /// Those that are near, then the distant ones by the phase of their turns, each by page: what has its turn in
+    /// the same tick lies together.
     entries: Vec<Entry>,
-    free: Vec<u16>,
-    /// Entries in use, by page.
-    order: Vec<u16>,
+    details: Vec<Detail>,
+    near_end: u16,
+    /// Where the distant entries of each phase end; the first begin where the near ones end.
+    ends: Vec<u16>,
+    /// A page was seen that has no entry yet.
+    incomplete: bool,
+    /// Entries of which a block is due that did not fit.
+    waiting: Vec<u16>,
     closes: Vec<PendingClose>,
     /// Where the viewer was when the cells were computed.
     anchor: Option<LatticePosition>,
 }
 
 impl Entry {
-    fn new(page: PageId, now: Tick, squared_distance: f32, near: bool) -> Self {
+    fn new(page: PageId, near: bool) -> Self {
         Self {
             page,
             page_index: NO_PAGE,
-            opened: now,
             baseline: 0,
             sent: 0,
-            restarted: 0,
-            waiting_since: 0,
-            squared_distance,
+            life: 0,
             near,
+            held: false,
+            waiting: false,
             broken: false,
-            cell_was_sent: false,
+            has_next: false,
         }
-    }
-
-    /// Forgets what the viewer has of the page; nothing is sent of it before the next tick.
-    fn reset(&mut self, now: Tick) {
-        let cell_was_sent = self.cell_was_sent;
-        *self = Self::new(self.page, now + 1, self.squared_distance, self.near);
-        self.cell_was_sent = cell_was_sent;
     }
 
     /// The tick from which the next block can start: the last one that was sent, if it may be relied on though
@@ -107,189 +131,258 @@ impl Entry {
 }
 
 impl Subscriptions {
-    pub(super) fn order(&self) -> &[u16] {
-        &self.order
+    #[inline]
+    pub(super) fn entry_mut(&mut self, index: u16) -> &mut Entry {
+        &mut self.entries[usize::from(index)]
     }
 
-    #[inline]
-    pub(super) fn entry(&self, entry: u16) -> &Entry {
-        &self.entries[usize::from(entry)]
+    fn entry(&self, index: u16) -> &Entry {
+        &self.entries[usize::from(index)]
     }
 
-    #[inline]
-    pub(super) fn entry_mut(&mut self, entry: u16) -> &mut Entry {
-        &mut self.entries[usize::from(entry)]
+    fn detail_mut(&mut self, index: u16) -> &mut Detail {
+        &mut self.details[usize::from(index)]
     }
 
     pub(super) fn cells(&self) -> impl Iterator<Item = CellId> + '_ {
-        self.order
-            .iter()
-            .map(|&entry| self.entry(entry).page)
-            .filter(|page| page.number == 0)
-            .map(|page| page.cell)
+        self.entries.iter().map(|entry| entry.page).filter(|page| page.number == 0).map(|page| page.cell)
     }
 
     pub(super) fn closes(&self, now: Tick) -> impl ExactSizeIterator<Item = Close> + '_ {
         self.closes.iter().map(move |close| Close { cell: close.cell, age: now - close.tick })
     }
 
-    /// Follows the viewer: adds the cells that came into its sight and closes those that left it.
-    pub(super) fn follow(&mut self, frame: &Frame, position: LatticePosition, scratch: &mut Encoder) {
+    /// Of two entries the one whose block is more urgent: who waits longest comes first, then who is nearest.
+    pub(super) fn urgency(&self, a: u16, b: u16) -> std::cmp::Ordering {
+        let since = |index| match self.entry(index).waiting {
+            true => self.details[usize::from(index)].waiting_since,
+            false => Tick::MAX,
+        };
+        let distance = |index: u16| self.details[usize::from(index)].squared_distance;
+        let nearest = distance(a).total_cmp(&distance(b));
+        since(a).cmp(&since(b)).then(nearest).then(self.entry(a).page.cmp(&self.entry(b).page))
+    }
+
+    /// Follows the viewer: adds the cells that came into its sight, closes those that left it, and adds the pages
+    /// that were seen behind others. Entries change their places then, and the ledger follows.
+    pub(super) fn follow(
+        &mut self,
+        frame: &Frame,
+        position: LatticePosition,
+        scratch: &mut Encoder,
+        ledger: &mut Ledger,
+    ) {
         let layers = frame.layers().all();
         let slack = layers.iter().map(slack_of).fold(f64::INFINITY, f64::min);
         // The largest difference on an axis is at least 1 / sqrt(3) of the distance.
         let moved = |anchor: LatticePosition| f64::from(anchor.max_axis_distance(position)) * 1.8 > slack;
-        if !self.anchor.is_none_or(moved) {
+        let moved = self.anchor.is_none_or(moved);
+        if !moved && !self.incomplete {
             return;
         }
-        scratch.wanted.clear();
-        for layer in layers {
-            let reach = f64::from(layer.distance()) + slack_of(layer);
-            layer.cells_within(position, reach, |cell, squared_distance| {
-                scratch.wanted.push(Wanted { cell, squared_distance });
-            });
+        let Encoder { wanted, held, kept, map, .. } = scratch;
+        held.clear();
+        held.extend(
+            (0..).zip(self.entries.iter().zip(&self.details)).map(|(before, (&entry, &detail))| Moving {
+                entry,
+                detail,
+                before,
+            }),
+        );
+        held.sort_unstable_by_key(|moving| moving.entry.page);
+        if moved {
+            wanted.clear();
+            for layer in layers {
+                let reach = f64::from(layer.distance()) + slack_of(layer);
+                layer.cells_within(position, reach, |cell, squared_distance| {
+                    wanted.push(Wanted { cell, squared_distance });
+                });
+            }
+            let complete = self.merge(frame, position, wanted, held, kept);
+            // What could not be closed now is tried again in the next tick.
+            self.anchor = complete.then_some(position);
+        } else {
+            std::mem::swap(held, kept);
         }
-        let complete = self.merge(frame, position, &scratch.wanted, &mut scratch.order);
-        // What could not be closed now is tried again in the next tick.
-        self.anchor = complete.then_some(position);
+        add_pages_behind(kept);
+        map.clear();
+        map.resize(self.entries.len(), NEW);
+        self.arrange(frame, kept, map);
+        ledger.follow(|entry| map.get(usize::from(entry)).copied().unwrap_or(NEW));
     }
 
-    /// Makes `order` the entries of the wanted cells, and of those that are not far enough to be dropped.
-    /// `false` when some had to stay because too many closes are unconfirmed.
+    /// Makes `kept` the entries of the wanted cells, and of those that are not far enough to be dropped. `false` when
+    /// some had to stay because too many closes are unconfirmed. `wanted`, `held` and `kept` are ordered by cell.
     fn merge(
         &mut self,
         frame: &Frame,
         position: LatticePosition,
         wanted: &[Wanted],
-        order: &mut Vec<u16>,
+        held: &mut [Moving],
+        kept: &mut Vec<Moving>,
     ) -> bool {
-        let now = frame.tick();
+        kept.clear();
         let mut complete = true;
         let mut wanted = wanted.iter().peekable();
-        order.clear();
-        let mut at = 0;
-        // Both sides are ordered by cell.
+        let mut rest = held;
         loop {
-            let held = self.order.get(at).map(|&entry| self.entry(entry).page.cell);
-            let want = wanted.peek().map(|want| want.cell);
-            let cell = match (held, want) {
-                (None, None) => break,
+            let first = rest.first().map(|moving| moving.entry.page.cell);
+            let cell = match (first, wanted.peek().map(|want| want.cell)) {
+                (None, None) => return complete,
                 (Some(held), Some(want)) => held.min(want),
                 (Some(cell), None) | (None, Some(cell)) => cell,
             };
+            let count = rest.iter().take_while(|moving| moving.entry.page.cell == cell).count();
+            let (pages, behind) = rest.split_at_mut(count);
+            rest = behind;
             let layer = frame.layers().of_cell(cell);
-            let end = at
-                + self.order[at..].iter().take_while(|&&entry| self.entry(entry).page.cell == cell).count();
             let want = wanted.next_if(|want| want.cell == cell);
             let squared =
                 want.map_or_else(|| layer.squared_distance_to(cell, position), |want| want.squared_distance);
-            let near = f64::from(layer.distance()) * frame.near_share();
-            let near = squared <= near * near;
-            if at == end {
-                if let Some(new) = self.add(Entry::new(PageId { cell, number: 0 }, now, squared as f32, near))
-                {
-                    order.push(new);
-                }
-                continue;
-            }
             let limit = f64::from(layer.distance())
                 + slack_of(layer)
                 + f64::from(layer.cell_edge()) * HYSTERESIS_PER_EDGE;
             let stays = want.is_some() || squared <= limit * limit;
-            if !stays && self.close(at, now) {
-                for index in at..end {
-                    self.free_entry(self.order[index]);
-                }
-            } else {
-                complete &= stays;
-                for index in at..end {
-                    let entry = self.order[index];
-                    order.push(entry);
-                    let entry = self.entry_mut(entry);
-                    (entry.near, entry.squared_distance) = (near, squared as f32);
-                }
+            if !stays && self.close(cell, pages[0].detail.cell_was_sent, frame.tick()) {
+                continue;
             }
-            at = end;
+            complete &= stays;
+            let near = f64::from(layer.distance()) * frame.near_share();
+            let near = squared <= near * near;
+            if pages.is_empty() && kept.len() < MAX_ENTRIES {
+                let detail = Detail { squared_distance: squared as f32, ..Detail::default() };
+                let entry = Entry::new(PageId { cell, number: 0 }, near);
+                kept.push(Moving { entry, detail, before: NEW });
+            }
+            for moving in pages {
+                moving.entry.near = near;
+                moving.detail.squared_distance = squared as f32;
+                kept.push(*moving);
+            }
         }
-        std::mem::swap(&mut self.order, order);
-        complete
     }
 
-    /// Finds the page of the entry at a place in the order. `before` is the header of the page before it, if that
-    /// belongs to the same cell. Forgets the entry when the world has released the page, and adds one when the
-    /// cell has another page behind it.
+    /// Puts the entries in the order of their turns, and notes in `map` where each went.
+    fn arrange(&mut self, frame: &Frame, kept: &mut [Moving], map: &mut [u16]) {
+        let group = |moving: &Moving| {
+            if moving.entry.near { 0 } else { 1 + frame.phase(moving.entry.page) }
+        };
+        kept.sort_unstable_by_key(|moving| (group(moving), moving.entry.page));
+        let end_of = |last: u32| kept.partition_point(|moving| group(moving) <= last) as u16;
+        self.near_end = end_of(0);
+        self.ends.clear();
+        self.ends.extend((0..frame.distant_period()).map(|phase| end_of(1 + phase)));
+        self.entries.clear();
+        self.details.clear();
+        self.waiting.clear();
+        for (index, moving) in (0..).zip(kept.iter()) {
+            self.entries.push(moving.entry);
+            self.details.push(moving.detail);
+            if moving.before != NEW {
+                map[usize::from(moving.before)] = index;
+            }
+            if moving.entry.waiting {
+                self.waiting.push(index);
+            }
+        }
+        self.incomplete = false;
+    }
+
+    /// Collects the entries whose turn it is in one of the ticks after `since`: the near ones, the distant ones of
+    /// the ticks' phases, and those that wait.
+    pub(super) fn turns(&mut self, frame: &Frame, since: Tick, turns: &mut Vec<u16>) {
+        let now = frame.tick();
+        let period = frame.distant_period();
+        let skipped = (now - since).min(period);
+        let has_turn = |phase: u32| (now + phase) % period < skipped;
+        turns.clear();
+        turns.extend(0..self.near_end);
+        let mut start = self.near_end;
+        for (phase, &end) in (0..).zip(&self.ends) {
+            if has_turn(phase) {
+                turns.extend(start..end);
+            }
+            start = end;
+        }
+        let entries = &self.entries;
+        turns.extend(self.waiting.drain(..).filter(|&index| {
+            let entry = &entries[usize::from(index)];
+            entry.waiting && !entry.near && !has_turn(frame.phase(entry.page))
+        }));
+    }
+
+    /// Finds the page of an entry in the frame; `None` while the cell has no such page.
     #[inline]
-    pub(super) fn locate<'f>(
-        &mut self,
-        at: usize,
-        before: Option<&PageHeader>,
-        frame: &'f Frame,
-    ) -> Option<(u32, &'f PageHeader)> {
-        let index = self.order[at];
-        let Entry { page, page_index, near, squared_distance, .. } = *self.entry(index);
-        let (page_index, header) = match frame.pages().header(page_index).filter(|header| header.id == page) {
-            Some(header) => (page_index, header),
-            None => {
-                let found = match before {
-                    _ if page.number == 0 => frame.first_page(page.cell),
-                    Some(before) => before.next,
-                    None => NO_PAGE,
-                };
-                let Some(header) = frame.pages().header(found) else {
-                    self.released(at, frame.tick());
+    pub(super) fn locate<'f>(&mut self, index: u16, frame: &'f Frame) -> Option<(u32, &'f PageHeader)> {
+        let entry = self.entry_mut(index);
+        let mut page_index = entry.page_index;
+        let header = match frame.pages().header(page_index) {
+            Some(header) if header.id == entry.page => header,
+            _ => {
+                page_index = frame.index_of(entry.page);
+                let Some(header) = frame.pages().header(page_index) else {
+                    self.released(index, frame.tick());
                     return None;
                 };
-                self.entry_mut(index).page_index = found;
-                (found, header)
+                entry.page_index = page_index;
+                header
             }
         };
-        if header.next != NO_PAGE {
-            let behind = PageId { cell: page.cell, number: page.number + 1 };
-            if self.order.get(at + 1).is_none_or(|&entry| self.entry(entry).page != behind)
-                && let Some(new) = self.add(Entry::new(behind, frame.tick(), squared_distance, near))
-            {
-                self.order.insert(at + 1, new);
-            }
+        if header.next != NO_PAGE && !entry.has_next {
+            entry.has_next = true;
+            self.incomplete = true;
+        }
+        if self.entry(index).held {
+            let held_at = self.detail_mut(index).held_at;
+            self.entry_mut(index).held = held_at == frame.tick();
+            return (held_at != frame.tick()).then_some((page_index, header));
         }
         Some((page_index, header))
     }
 
     /// The world has released the page. It had been empty for as long as a tombstone lives: a viewer whose
     /// baseline is younger knows that already, and for any other the cell starts from scratch.
-    fn released(&mut self, at: usize, now: Tick) {
-        let index = self.order[at];
+    fn released(&mut self, index: u16, now: Tick) {
         let entry = *self.entry(index);
+        if entry.sent == 0 && entry.baseline == 0 {
+            return;
+        }
         let knows = entry.baseline != 0 && now - entry.baseline < TOMBSTONE_TICKS;
-        if entry.sent == 0 || knows {
-            if entry.page.number == 0 {
-                self.entry_mut(index).reset(now);
-            } else {
-                self.order.remove(at);
-                self.free_entry(index);
-            }
+        if knows {
+            self.reset_entry(index, now);
             return;
         }
         let cell = entry.page.cell;
-        let first = self.order.partition_point(|&entry| self.entry(entry).page.cell < cell);
-        if self.close(first, now) {
-            for index in first..self.order.len() {
-                let entry = self.order[index];
-                if self.entry(entry).page.cell == cell {
-                    self.entry_mut(entry).reset(now);
+        let was_sent =
+            self.find(PageId { cell, number: 0 }).is_some_and(|first| self.details[first].cell_was_sent);
+        if self.close(cell, was_sent, now) {
+            for index in 0..self.entries.len() {
+                if self.entries[index].page.cell == cell {
+                    self.reset_entry(index as u16, now);
+                    self.details[index].cell_was_sent = false;
                 }
             }
         }
     }
 
-    /// Has the viewer drop the cell whose page 0 is at this place; `false` when there is no room for that.
-    fn close(&mut self, at: usize, now: Tick) -> bool {
-        let entry = self.entry_mut(self.order[at]);
-        let cell = entry.page.cell;
-        if entry.cell_was_sent {
-            entry.cell_was_sent = false;
+    /// Forgets what the viewer has of a page; nothing is sent of it before the next tick.
+    fn reset_entry(&mut self, index: u16, now: Tick) {
+        let entry = self.entry_mut(index);
+        *entry = Entry {
+            life: entry.life.wrapping_add(1),
+            page_index: entry.page_index,
+            held: true,
+            ..Entry::new(entry.page, entry.near)
+        };
+        let detail = self.detail_mut(index);
+        (detail.held_at, detail.waiting_since, detail.restarted) = (now, 0, 0);
+    }
+
+    /// Has the viewer drop a cell, if a block of it was sent; `false` when there is no room for that.
+    fn close(&mut self, cell: CellId, was_sent: bool, now: Tick) -> bool {
+        if was_sent {
             self.closes.retain(|close| close.cell != cell);
             if self.closes.len() == CLOSES_PER_SNAPSHOT {
-                self.entry_mut(self.order[at]).cell_was_sent = true;
                 return false;
             }
             self.closes.push(PendingClose { cell, tick: now });
@@ -297,36 +390,55 @@ impl Subscriptions {
         true
     }
 
-    /// Notes that a block was written; `relied_on` is the tick of an earlier one that it needs, or 0.
-    #[inline]
-    pub(super) fn note_sent(&mut self, index: u16, relied: bool, now: Tick) {
+    /// Notes that a block that is due did not fit.
+    pub(super) fn note_deferred(&mut self, index: u16, now: Tick) {
+        self.waiting.push(index);
         let entry = self.entry_mut(index);
-        entry.sent = now;
-        entry.waiting_since = 0;
-        if !relied {
-            entry.broken = false;
-            entry.restarted = now;
+        if !entry.waiting {
+            entry.waiting = true;
+            self.detail_mut(index).waiting_since = now;
         }
-        if entry.page.number == 0 {
-            entry.cell_was_sent = true;
-            return;
-        }
-        let first = PageId { number: 0, ..entry.page };
-        let at = self.order.partition_point(|&entry| self.entry(entry).page < first);
-        self.entry_mut(self.order[at]).cell_was_sent = true;
     }
 
-    /// The viewer has applied a packet that showed `tick` and carried this entry's page. `relies_on` is the tick
-    /// of the block before it, if that was not known to be applied when the packet was sent.
+    /// Notes that a block was written, against a baseline of this age; `relies_on_age` is that of an earlier one on
+    /// its way that it needs, or 0.
     #[inline]
-    pub(super) fn applied(&mut self, entry: u16, tick: Tick, relies_on: Option<Tick>) {
-        let entry = self.entry_mut(entry);
-        if tick < entry.opened {
+    pub(super) fn note_sent(&mut self, index: u16, age: AgeCode, relies_on_age: u8, now: Tick) {
+        let entry = self.entry_mut(index);
+        let first_of_entry = entry.sent == 0;
+        entry.sent = now;
+        entry.waiting = false;
+        let page = entry.page;
+        if relies_on_age == 0 {
+            // A complete block that comes late is superseded by anything newer, so nothing may rely on it.
+            entry.broken = age == AgeCode::FULL;
+            self.detail_mut(index).restarted = now;
+        }
+        if first_of_entry {
+            if let Some(first) = self.find(PageId { number: 0, ..page }) {
+                self.details[first].cell_was_sent = true;
+            }
+        }
+    }
+
+    /// How a packet refers to an entry.
+    #[inline]
+    pub(super) fn reference(&self, index: u16, relies_on_age: u8) -> Reference {
+        Reference { entry: index, life: self.entry(index).life, relies_on_age }
+    }
+
+    /// The viewer has applied a packet that showed `tick` and carried this page.
+    #[inline]
+    pub(super) fn applied(&mut self, reference: Reference, tick: Tick) {
+        // The page may be out of sight since.
+        let Some(entry) = self.entries.get_mut(usize::from(reference.entry)) else { return };
+        if entry.life != reference.life {
             return;
         }
-        if relies_on.is_none_or(|block| block <= entry.baseline) {
+        let relies_on = tick - Tick::from(reference.relies_on_age);
+        if reference.relies_on_age == 0 || relies_on <= entry.baseline {
             entry.baseline = entry.baseline.max(tick);
-        } else if tick > entry.restarted {
+        } else if tick > self.details[usize::from(reference.entry)].restarted {
             entry.broken = true;
         }
     }
@@ -338,27 +450,27 @@ impl Subscriptions {
 
     /// The viewer could not apply a page: what was sent so far counts for nothing.
     pub(super) fn reset(&mut self, page: PageId, now: Tick) {
-        if let Ok(at) = self.order.binary_search_by(|&entry| self.entry(entry).page.cmp(&page)) {
-            self.entry_mut(self.order[at]).reset(now);
+        if let Some(index) = self.find(page) {
+            self.reset_entry(index as u16, now);
         }
     }
 
-    fn add(&mut self, entry: Entry) -> Option<u16> {
-        if let Some(free) = self.free.pop() {
-            self.entries[usize::from(free)] = entry;
-            return Some(free);
-        }
-        if self.entries.len() == MAX_ENTRIES {
-            return None;
-        }
-        self.entries.push(entry);
-        Some(self.entries.len() as u16 - 1)
+    fn find(&self, page: PageId) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.page == page)
     }
+}
 
-    fn free_entry(&mut self, entry: u16) {
-        // No packet shows a later tick, so nothing will be acknowledged for it.
-        self.entry_mut(entry).opened = Tick::MAX;
-        self.free.push(entry);
+/// Adds the entries of pages that were seen behind others. Needs the order by page, and leaves it.
+fn add_pages_behind(kept: &mut Vec<Moving>) {
+    let mut at = 0;
+    while let Some(&Moving { entry, detail, .. }) = kept.get(at) {
+        at += 1;
+        let behind = PageId { number: entry.page.number + 1, ..entry.page };
+        let is_there = kept.get(at).is_some_and(|next| next.entry.page == behind);
+        if entry.has_next && !is_there && kept.len() < MAX_ENTRIES {
+            let detail = Detail { squared_distance: detail.squared_distance, ..Detail::default() };
+            kept.insert(at, Moving { entry: Entry::new(behind, entry.near), detail, before: NEW });
+        }
     }
 }
 

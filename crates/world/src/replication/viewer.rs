@@ -6,7 +6,7 @@ use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_wire::message::server::{Close, SnapshotHeader};
 
 use super::encoder::Body;
-use super::ledger::{Ledger, Reference};
+use super::ledger::Ledger;
 use super::subscriptions::Subscriptions;
 use super::{Encoder, Frame};
 use crate::interest::PageHeader;
@@ -15,6 +15,8 @@ use crate::{PlayerHandle, Tick};
 /// Slack on a round trip before a block counts as unanswered, in ticks: packets wait for the next tick on
 /// both sides, and a client may answer several at once.
 const ANSWER_SLACK_TICKS: Tick = 6;
+/// Answers that wait for the next snapshot at most.
+const ANSWERS: usize = 16;
 /// Blocks that are certain to fit a packet beside headers, acknowledgements and the owner's record.
 const SURE_TO_FIT_BYTES: usize = DATAGRAM_BYTES - 200;
 
@@ -26,6 +28,9 @@ pub struct Viewer {
     subscriptions: Subscriptions,
     ledger: Ledger,
     last_tick: Tick,
+    /// Answers since the last snapshot. They are looked at together with the entries that they are about, which
+    /// the next snapshot needs anyway: what a viewer knows is far too much for any cache to keep for everybody.
+    answered: Vec<u64>,
     stats: ViewerStats,
 }
 
@@ -58,6 +63,7 @@ impl Viewer {
             subscriptions: Subscriptions::default(),
             ledger: Ledger::new(),
             last_tick: 0,
+            answered: Vec::with_capacity(ANSWERS),
             stats: ViewerStats::default(),
         }
     }
@@ -87,14 +93,23 @@ impl Viewer {
 
     /// A packet that was sent with [`Snapshot::sent`] has been applied by the player.
     pub fn acked(&mut self, sequence: u64) {
-        let Some(packet) = self.ledger.take(sequence) else { return };
-        for Reference { entry, relies_on_age } in self.ledger.references(packet) {
-            let relies_on = (relies_on_age != 0).then(|| packet.tick - Tick::from(relies_on_age));
-            self.subscriptions.applied(entry, packet.tick, relies_on);
+        if self.answered.len() == ANSWERS {
+            self.hear_answers();
         }
-        if packet.closes {
-            self.subscriptions.closes_applied(packet.tick);
+        self.answered.push(sequence);
+    }
+
+    fn hear_answers(&mut self) {
+        for &sequence in &self.answered {
+            let Some(packet) = self.ledger.take(sequence) else { continue };
+            for reference in self.ledger.references(&packet) {
+                self.subscriptions.applied(reference, packet.tick);
+            }
+            if packet.closes {
+                self.subscriptions.closes_applied(packet.tick);
+            }
         }
+        self.answered.clear();
     }
 
     /// The player could not apply a block of this page and needs it from scratch.
@@ -118,8 +133,9 @@ impl Viewer {
         }
         let since = std::mem::replace(&mut self.last_tick, frame.tick());
         encoder.begin(frame);
+        self.hear_answers();
         let position = frame.lattice().quantize(owner.position_cm);
-        self.subscriptions.follow(frame, position, encoder);
+        self.subscriptions.follow(frame, position, encoder, &mut self.ledger);
         self.collect_due(frame, since, rtt_ticks.saturating_add(ANSWER_SLACK_TICKS), encoder);
         self.put_first_things_first(budget_bytes, encoder);
         let owner_record = Some(owner.record(frame.lattice()));
@@ -127,52 +143,34 @@ impl Viewer {
         Some(Snapshot { viewer: self, frame, encoder, header, budget_bytes, used: 0, next: 0, first: true })
     }
 
-    /// Finds the pages of which a block is due, in the order of their numbers.
+    /// Finds the pages of which a block is due.
     fn collect_due(&mut self, frame: &Frame, since: Tick, patience: Tick, encoder: &mut Encoder) {
         encoder.due.clear();
-        let mut before: Option<&PageHeader> = None;
-        let mut at = 0;
-        while let Some(&index) = self.subscriptions.order().get(at) {
-            let cell = self.subscriptions.entry(index).page.cell;
-            let located = self.subscriptions.locate(at, before.filter(|page| page.id.cell == cell), frame);
-            // An entry that was forgotten has left its place to the next one.
-            at += usize::from(self.subscriptions.order().get(at) == Some(&index));
-            let Some((page_index, header)) = located else { continue };
-            before = Some(header);
-            if let Some((age, relies_on_age)) = self.due(index, header, frame, since, patience) {
+        let mut turns = std::mem::take(&mut encoder.turns);
+        self.subscriptions.turns(frame, since, &mut turns);
+        for &index in &turns {
+            let Some((page_index, header)) = self.subscriptions.locate(index, frame) else { continue };
+            if let Some((age, relies_on_age)) = self.due(index, header, frame.tick(), patience) {
                 let body = encoder.body(frame, page_index, age);
                 encoder.due.push(Due { page: header.id, age, relies_on_age, entry: index, body });
             }
         }
+        encoder.turns = turns;
     }
 
-    /// Whether a block of the page is due: the age of its baseline, and of the block on which it relies.
+    /// Whether a block of a page is due whose turn it is: the age of its baseline, and of the block on which it
+    /// relies.
     #[inline]
-    fn due(
-        &mut self,
-        index: u16,
-        header: &PageHeader,
-        frame: &Frame,
-        since: Tick,
-        patience: Tick,
-    ) -> Option<(AgeCode, u8)> {
-        let now = frame.tick();
+    fn due(&mut self, index: u16, header: &PageHeader, now: Tick, patience: Tick) -> Option<(AgeCode, u8)> {
         let entry = self.subscriptions.entry_mut(index);
         // Nothing changed since what was applied: it is as good as applied now.
         if entry.baseline >= header.last_change {
             entry.baseline = now;
-            entry.waiting_since = 0;
+            entry.waiting = false;
             return None;
         }
         let unheard_of = entry.sent == 0;
-        if entry.opened > now || (unheard_of && header.occupied == 0) {
-            return None;
-        }
-        let is_turn = entry.near
-            || unheard_of
-            || entry.waiting_since != 0
-            || frame.distant_page_is_due(header.id, since);
-        if !is_turn {
+        if unheard_of && header.occupied == 0 {
             return None;
         }
         let start = entry.start(now, patience, header.floor);
@@ -184,9 +182,6 @@ impl Viewer {
         }
         // An answer that is overdue is not relied on.
         let start = if start >= header.last_change { entry.baseline } else { start };
-        if entry.waiting_since == 0 {
-            entry.waiting_since = now;
-        }
         if start == 0 || start < header.floor {
             return Some((AgeCode::FULL, 0));
         }
@@ -198,12 +193,7 @@ impl Viewer {
     fn put_first_things_first(&self, budget_bytes: usize, encoder: &mut Encoder) {
         let needed: usize = encoder.due.iter().map(|due| BlockHeader::MAX_BYTES + due.body.len()).sum();
         if needed > budget_bytes.min(SURE_TO_FIT_BYTES) {
-            encoder.due.sort_unstable_by(|a, b| {
-                let (first, second) = (self.subscriptions.entry(a.entry), self.subscriptions.entry(b.entry));
-                let longest = first.waiting_since.cmp(&second.waiting_since);
-                let nearest = first.squared_distance.total_cmp(&second.squared_distance);
-                longest.then(nearest).then(a.page.cmp(&b.page))
-            });
+            encoder.due.sort_unstable_by(|a, b| self.subscriptions.urgency(a.entry, b.entry));
         }
     }
 }
@@ -240,7 +230,7 @@ impl Snapshot<'_> {
     /// what was written.
     pub fn write(&mut self, writer: &mut Writer<'_>) -> Result<(), Full> {
         let now = self.frame.tick();
-        self.viewer.ledger.forget_open();
+        self.viewer.ledger.open();
         if self.first {
             self.header.encode(writer)?;
             Close::encode_all(self.viewer.subscriptions.closes(now), writer)?;
@@ -259,11 +249,11 @@ impl Snapshot<'_> {
                 break;
             }
             BlockHeader { page: due.page, age: due.age }.encode(writer, &mut previous)?;
-            writer.bytes(self.encoder.bytes(due.body))?;
+            self.encoder.write(due.body, writer)?;
             self.used += need;
             self.next += 1;
-            self.viewer.ledger.note(Reference { entry: due.entry, relies_on_age: due.relies_on_age });
-            self.viewer.subscriptions.note_sent(due.entry, due.relies_on_age != 0, now);
+            self.viewer.ledger.note(self.viewer.subscriptions.reference(due.entry, due.relies_on_age));
+            self.viewer.subscriptions.note_sent(due.entry, due.age, due.relies_on_age, now);
             self.viewer.stats.blocks += 1;
         }
         Ok(())
@@ -278,6 +268,9 @@ impl Snapshot<'_> {
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
-        self.viewer.stats.deferred += (self.encoder.due.len() - self.next) as u64;
+        for due in &self.encoder.due[self.next..] {
+            self.viewer.subscriptions.note_deferred(due.entry, self.frame.tick());
+            self.viewer.stats.deferred += 1;
+        }
     }
 }
