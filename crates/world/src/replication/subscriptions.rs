@@ -414,10 +414,8 @@ impl Subscriptions {
             entry.broken = age == AgeCode::FULL;
             self.detail_mut(index).restarted = now;
         }
-        if first_of_entry {
-            if let Some(first) = self.find(PageId { number: 0, ..page }) {
-                self.details[first].cell_was_sent = true;
-            }
+        if first_of_entry && let Some(first) = self.find(PageId { number: 0, ..page }) {
+            self.details[first].cell_was_sent = true;
         }
     }
 
