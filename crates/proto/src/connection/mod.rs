@@ -62,9 +62,11 @@ use sent::SentPackets;
 
 /// As the interval of Pings while a Ping is unanswered, so that a lost one does not cost a third of the idle timeout.
 const PING_AGAIN: Duration = Duration::from_secs(1);
-/// First pause before the client repeats its ReliableHandshake; it doubles up to [`HELLO_PAUSE_MAX`].
+/// First pause before the client repeats its ReliableHandshake; it doubles up to [`HELLO_PAUSE_MAX`]. The server
+/// forgets a session that is not confirmed within 5 s: ten of them, so that one arrives on any link that can be
+/// played on.
 const HELLO_PAUSE: Duration = Duration::from_millis(250);
-const HELLO_PAUSE_MAX: Duration = Duration::from_secs(2);
+const HELLO_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How often Disconnect is sent: it is never answered.
 const DISCONNECTS: u8 = 3;
 
@@ -132,6 +134,9 @@ pub struct Connection {
     /// The client's next ReliableHandshake, and the pause after it.
     hello_at: Option<Time>,
     hello_pause: Duration,
+    /// The server has answered a ReliableHandshake, and the client is not known to have heard it. Until then it
+    /// refuses everything else, so that every packet carries the answer.
+    answer_unheard: bool,
     stats: Stats,
 }
 
@@ -185,6 +190,7 @@ impl Connection {
             asked_at: now,
             hello_at: (role == Role::Client).then_some(now),
             hello_pause: HELLO_PAUSE,
+            answer_unheard: false,
             stats: Stats::default(),
         }
     }
@@ -259,7 +265,11 @@ impl Connection {
     /// Starts a packet for the application's messages in `buffer`, which must hold [`DATAGRAM_BYTES`]. `None`
     /// while the connection is handshaking, when it is closed, or when its sequences are used up.
     pub fn packet<'c, 'b>(&'c mut self, now: Time, buffer: &'b mut [u8]) -> Option<PacketBuilder<'c, 'b>> {
-        (self.state == State::Established).then(|| PacketBuilder::start(self, now, buffer)).flatten()
+        if self.state != State::Established {
+            return None;
+        }
+        self.pending.handshake |= self.answer_unheard;
+        PacketBuilder::start(self, now, buffer)
     }
 
     /// Writes a packet that must leave now into `buffer`, which must hold [`DATAGRAM_BYTES`], and returns its
@@ -276,6 +286,7 @@ impl Connection {
         if !ready {
             return None;
         }
+        self.pending.handshake |= self.answer_unheard;
         let mut packet = PacketBuilder::start(self, now, buffer)?;
         packet.fill_reliable();
         packet.is_worth_sending(now).then(|| packet.finish().len)
@@ -442,6 +453,7 @@ impl Connection {
         let held_us = block.delay.as_micros().filter(|_| newest == Some(largest));
         let sample = held_us.map(|held_us| self.rtt.sample(self.sent.age_us(now, largest), held_us));
         if let Some(newest) = newest {
+            self.answer_unheard = false;
             self.flow.acked(now, &self.rtt, bytes, self.sent.age_us(now, newest), sample);
             self.find_lost(now);
         }
@@ -513,6 +525,7 @@ impl Connection {
         }
         if self.state == State::Handshaking {
             self.state = State::Established;
+            self.answer_unheard = self.role == Role::Server;
             self.inbox.start_at(handshake.first_id);
             self.outbox.set_windows(handshake.window_messages, handshake.window_bytes);
         }
@@ -525,6 +538,7 @@ impl Connection {
     fn end(&mut self, reason: CloseReason) {
         self.state = State::Closed(reason);
         self.pending = Pending::default();
+        self.answer_unheard = false;
         self.outbox.clear();
     }
 
