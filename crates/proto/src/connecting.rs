@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::Time;
 use crate::connection::{Connection, Role, TransportConfig};
+use crate::crypto::entropy::Entropy;
 use crate::crypto::handshake::Initiator;
 use crate::crypto::identity::Identity;
 use crate::drop_reason::DropReason;
@@ -89,6 +90,8 @@ fn deny_text(reason: DenyReason) -> &'static str {
 /// timeout, since whatever says otherwise before is not authenticated.
 pub struct Connecting {
     initiator: Initiator,
+    /// For the session to come.
+    entropy: Option<Entropy>,
     echo: Echo,
     version: u16,
     stage: Stage,
@@ -133,6 +136,7 @@ impl Connecting {
         Ok(Self {
             echo: echo_of(&initiator.ephemeral()),
             initiator,
+            entropy: Some(Entropy::new(rng)),
             version: config.version,
             stage: Stage::Connect,
             send_at: now,
@@ -177,8 +181,9 @@ impl Connecting {
                 let (acceptance, keys) =
                     self.initiator.finish(noise).map_err(|_| DropReason::HandshakeFailed)?;
                 self.done = true;
-                let mut connection =
-                    Connection::new(Role::Client, &acceptance, &keys, Arc::clone(&self.transport), now);
+                let entropy = self.entropy.take().ok_or(DropReason::Closed)?;
+                let config = Arc::clone(&self.transport);
+                let mut connection = Connection::new(Role::Client, &acceptance, keys, entropy, config, now);
                 connection.on_timeout(now);
                 return Ok(Some(connection));
             }

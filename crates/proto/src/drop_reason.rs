@@ -48,6 +48,9 @@ pub enum DropReason {
     /// The sequence is behind the replay window.
     #[error("too old to tell whether it was received before")]
     BehindWindow,
+    /// Sealed with keys that are no longer in use, or not yet.
+    #[error("sealed with keys that are no longer in use, or not yet")]
+    WrongPhase,
     /// The tag does not verify.
     #[error("the tag does not verify")]
     BadTag,
@@ -70,7 +73,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::TooLarge,
         Self::NotProtocol,
         Self::UnknownSession,
@@ -85,6 +88,7 @@ impl DropReason {
         Self::NotSealed,
         Self::Replayed,
         Self::BehindWindow,
+        Self::WrongPhase,
         Self::BadTag,
         Self::Malformed,
         Self::TooManyMessages,

@@ -27,8 +27,8 @@ mod time;
 
 pub use connecting::{ConnectConfig, ConnectError, Connecting};
 pub use connection::{
-    CloseReason, Congestion, Connection, PacketBuilder, Path, Receiver, SendError, Sent, State, Stats,
-    TransportConfig,
+    CloseReason, Congestion, Connection, PacketBuilder, Path, Receiver, RekeyLimits, SendError, Sent, State,
+    Stats, TransportConfig,
 };
 pub use crypto::identity::Identity;
 pub use drop_reason::{DropReason, Dropped};

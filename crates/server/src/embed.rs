@@ -58,6 +58,7 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
             idle_timeout_ms: u32::try_from(config.session.idle_timeout.as_millis()).unwrap_or(u32::MAX),
             ..SessionParameters::default()
         },
+        rekey: config.security.rekey,
         ..EndpointConfig::default()
     }
 }

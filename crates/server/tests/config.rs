@@ -74,11 +74,11 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "[netwrk]\nworkers = 2",
-            "shadowland.toml:2: `netwrk.workers` is not a setting; allowed: [server], [network], [session], [world]",
+            "shadowland.toml:2: `netwrk.workers` is not a setting; allowed: [server], [network], [session], [security], [world]",
         ),
         (
             "workers = 2",
-            "shadowland.toml:1: `workers` is not a setting; allowed: [server], [network], [session], [world]",
+            "shadowland.toml:1: `workers` is not a setting; allowed: [server], [network], [session], [security], [world]",
         ),
         (
             "network = 2",

@@ -25,6 +25,10 @@ pub const RELIABLE_SEND_MESSAGES: usize = 1024;
 pub const RELIABLE_FIRST_ID_MAX: u64 = 1 << 62;
 /// Last sequence of a direction: a session that gets there is closed, for its keys are used up.
 pub const SEQUENCE_MAX: u64 = 1 << 48;
+/// Bytes in a direction under the same keys after which a session is closed: it could not rekey.
+pub const KEY_BYTES_MAX: u64 = 2_000_000_000;
+/// The same for the age of the keys, in seconds.
+pub const KEY_SECONDS_MAX: u64 = 2 * 60 * 60;
 /// Accepted handshakes that an endpoint remembers, to answer a repeated request with the same bytes.
 pub const REMEMBERED_HANDSHAKES: usize = 8192;
 /// Rate buckets for networks that an endpoint keeps.

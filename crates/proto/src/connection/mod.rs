@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `mod.rs` | the state, and what happens to an incoming packet |
+//! | `rekey` | which keys open what arrives, and when new ones take over |
 //! | `packet_builder` | how a packet is put together and sealed |
 //! | `replay` | which sequences were received |
 //! | `received` | which packets were applied, and when to say so |
@@ -23,6 +24,7 @@ mod outbox;
 mod pacer;
 mod packet_builder;
 mod received;
+mod rekey;
 mod replay;
 mod rtt;
 mod sent;
@@ -34,6 +36,7 @@ pub use config::{Congestion, TransportConfig};
 pub use flow::Path;
 pub use outbox::SendError;
 pub use packet_builder::{PacketBuilder, Sent};
+pub use rekey::RekeyLimits;
 pub use stats::Stats;
 
 use std::sync::Arc;
@@ -48,14 +51,16 @@ use shadowland_wire::message::control::{Control, DisconnectReason, ReliableHands
 use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame};
 
 use crate::Time;
-use crate::crypto::handshake::SessionKeys;
-use crate::crypto::seal::{Opener, Sealer};
+use crate::crypto::entropy::Entropy;
+use crate::crypto::key_schedule::SessionKeys;
+use crate::crypto::seal::Sealer;
 use crate::drop_reason::DropReason;
 
 use flow::{Demand, Flow};
 use inbox::Inbox;
 use outbox::{Outbox, Timeouts, Undeliverable};
 use received::Received;
+use rekey::{Exhausted, Keys};
 use replay::ReplayWindow;
 use rtt::Rtt;
 use sent::SentPackets;
@@ -115,7 +120,7 @@ pub struct Connection {
     /// Whether the peer has proved that it holds the keys.
     confirmed: bool,
     sealer: Sealer,
-    opener: Opener,
+    keys: Keys,
     replay: ReplayWindow,
     received: Received,
     sent: SentPackets,
@@ -146,6 +151,7 @@ struct Pending {
     handshake: bool,
     ping: bool,
     pong: Option<Pong>,
+    rekey: bool,
     disconnect: Option<(DisconnectReason, u8)>,
 }
 
@@ -159,13 +165,14 @@ impl Connection {
     pub(crate) fn new(
         role: Role,
         acceptance: &Acceptance,
-        keys: &SessionKeys,
+        keys: SessionKeys,
+        entropy: Entropy,
         config: Arc<TransportConfig>,
         now: Time,
     ) -> Self {
-        let (seal_key, open_key) = match role {
-            Role::Client => (&keys.client_to_server, &keys.server_to_client),
-            Role::Server => (&keys.server_to_client, &keys.client_to_server),
+        let seal_key = match role {
+            Role::Client => &keys.client_to_server,
+            Role::Server => &keys.server_to_client,
         };
         Self {
             role,
@@ -174,7 +181,7 @@ impl Connection {
             state: State::Handshaking,
             confirmed: false,
             sealer: Sealer::new(seal_key, acceptance.connection_id),
-            opener: Opener::new(open_key),
+            keys: Keys::new(role, keys, entropy, now),
             replay: ReplayWindow::new(),
             received: Received::new(&config),
             sent: SentPackets::new(&config),
@@ -301,7 +308,7 @@ impl Connection {
         [self.hello_at, self.received.due(), self.outbox.deadline(), self.sent.loss_at(), self.paced_until()]
             .into_iter()
             .flatten()
-            .chain((self.state == State::Established).then(|| self.ping_at()))
+            .chain((self.state == State::Established).then(|| self.ping_at().min(self.keys.deadline())))
             .chain([self.idle_at()])
             .min()
     }
@@ -319,6 +326,12 @@ impl Connection {
         }
         if self.sealer.is_exhausted() {
             return self.close(now, DisconnectReason::KeysExhausted);
+        }
+        if self.state == State::Established {
+            match self.keys.on_timeout(now, self.rtt.timeout(&self.config, 0)) {
+                Ok(step) => self.apply_step(step),
+                Err(Exhausted) => return self.close(now, DisconnectReason::KeysExhausted),
+            }
         }
         if self.hello_at.is_some_and(|at| now >= at) {
             self.pending.handshake = true;
@@ -368,7 +381,7 @@ impl Connection {
             return Err(DropReason::Closed);
         }
         let bytes = datagram.len();
-        let (header, payload) = self.open(datagram)?;
+        let (header, payload) = self.open(now, datagram)?;
         self.stats.packets_received += 1;
         self.stats.bytes_received += bytes as u64;
         self.confirmed = true;
@@ -381,13 +394,17 @@ impl Connection {
     }
 
     /// The header and the payload of a packet of this session that was never received before.
-    fn open<'p>(&mut self, datagram: &'p mut [u8]) -> Result<(Header, &'p [u8]), DropReason> {
+    fn open<'p>(&mut self, now: Time, datagram: &'p mut [u8]) -> Result<(Header, &'p [u8]), DropReason> {
         if datagram.len() > DATAGRAM_BYTES {
             return Err(DropReason::TooLarge);
         }
         let header = Header::decode(&mut Reader::new(datagram)).map_err(|_| DropReason::NotProtocol)?;
-        // Rekey, fragments and compression do not exist yet, so that their flags are refused.
-        let known = Flags::SEALED.with(Flags::ACKNOWLEDGMENT).with(Flags::RELIABLE_HANDSHAKE);
+        // Fragments and compression do not exist yet, so that their flags are refused.
+        let known = Flags::SEALED
+            .with(Flags::ACKNOWLEDGMENT)
+            .with(Flags::RELIABLE_HANDSHAKE)
+            .with(Flags::REKEY)
+            .with(Flags::KEY_PHASE);
         if header.connection_id != self.id
             || !header.flags.contains(Flags::SEALED)
             || !known.contains(header.flags)
@@ -395,8 +412,11 @@ impl Connection {
             return Err(DropReason::NotSealed);
         }
         self.replay.check(header.sequence)?;
-        let payload = self.opener.open(&header, datagram).ok_or(DropReason::BadTag)?;
+        let bytes = datagram.len();
+        let payload = self.keys.open(now, &header, datagram)?;
         self.replay.mark(header.sequence);
+        let step = self.keys.opened(now, &header, bytes, self.rtt.timeout(&self.config, 0));
+        self.apply_step(step);
         Ok((header, payload))
     }
 
@@ -514,6 +534,14 @@ impl Connection {
             }
             Some(Control::Disconnect(reason)) => self.end(CloseReason::Peer(reason)),
             Some(Control::ReliableHandshake(handshake)) => self.apply_handshake(&handshake)?,
+            Some(Control::RekeyRequest { number, share }) => {
+                let result = self.keys.request(number, &share);
+                self.apply_rekey(now, result)?;
+            }
+            Some(Control::RekeyResponse { number, share }) => {
+                let result = self.keys.response(number, &share);
+                self.apply_rekey(now, result)?;
+            }
         }
         Ok(())
     }
@@ -571,6 +599,6 @@ impl Connection {
 
 impl Pending {
     fn is_some(&self) -> bool {
-        self.handshake || self.ping || self.pong.is_some() || self.disconnect.is_some()
+        self.handshake || self.ping || self.pong.is_some() || self.rekey || self.disconnect.is_some()
     }
 }

@@ -94,6 +94,9 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         if self.controls.handshake {
             flags = flags.with(Flags::RELIABLE_HANDSHAKE);
         }
+        if self.controls.rekey {
+            flags = flags.with(Flags::REKEY);
+        }
         let carries = match (self.messages, self.carries_reliable) {
             (0, _) => Carries::OnlyAcks,
             (_, false) => Carries::Unreliable,
@@ -146,6 +149,9 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         if pending.ping {
             self.write_control(Control::Ping { id: self.connection.next_ping_id })?;
         }
+        if let Some(message) = self.connection.keys.message().filter(|_| pending.rekey) {
+            self.write_control(message)?;
+        }
         if let Some((reason, _)) = pending.disconnect {
             self.write_control(Control::Disconnect(reason))?;
         }
@@ -175,6 +181,7 @@ impl Connection {
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += len as u64;
         self.stats.messages_resent = self.outbox.resent();
+        self.keys.sealed(len);
         self.sent.record(now, sequence, len, carries);
         self.received.sent();
         if carries != Carries::OnlyAcks {
@@ -186,6 +193,9 @@ impl Connection {
         }
         if controls.pong.is_some() {
             self.pending.pong = None;
+        }
+        if controls.rekey {
+            self.pending.rekey = false;
         }
         if controls.ping {
             self.pending.ping = false;

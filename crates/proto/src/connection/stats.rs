@@ -25,6 +25,8 @@ pub struct Stats {
     pub messages_timed_out: u64,
     /// Messages of a type that this version does not know; skipped.
     pub messages_unknown: u64,
+    /// Times that this side began to seal with new keys.
+    pub rekeys: u64,
     /// Datagrams that were dropped.
     pub dropped: Dropped,
 }

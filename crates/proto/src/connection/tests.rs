@@ -1,12 +1,14 @@
 //! What a peer with the keys can do that it should not: payloads that no connection of ours would seal.
 
 use super::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use shadowland_wire::codec::Writer;
 use shadowland_wire::header::HEADER_BYTES;
 use shadowland_wire::limits::TAG_BYTES;
 use zeroize::Zeroizing;
 
-const NOW: Time = Time::from_micros(1_000_000);
+pub(super) const NOW: Time = Time::from_micros(1_000_000);
 const ANSWER: Control = Control::ReliableHandshake(ReliableHandshake {
     answer: true,
     first_id: 10,
@@ -24,12 +26,20 @@ impl Receiver for Log {
     fn acked(&mut self, _sequence: u64) {}
 }
 
+pub(super) fn connection(role: Role) -> Connection {
+    let keys = SessionKeys {
+        client_to_server: Zeroizing::new([1; 32]),
+        server_to_client: Zeroizing::new([2; 32]),
+        chain: Zeroizing::new([3; 32]),
+    };
+    let acceptance = Acceptance { connection_id: 7, parameters: SessionParameters::default() };
+    let entropy = Entropy::new(&mut StdRng::seed_from_u64(role as u64));
+    Connection::new(role, &acceptance, keys, entropy, Arc::default(), NOW)
+}
+
 /// A client's connection, and a sealer for packets from its server.
 fn client() -> (Connection, Sealer) {
-    let keys =
-        SessionKeys { client_to_server: Zeroizing::new([1; 32]), server_to_client: Zeroizing::new([2; 32]) };
-    let acceptance = Acceptance { connection_id: 7, parameters: SessionParameters::default() };
-    (Connection::new(Role::Client, &acceptance, &keys, Arc::default(), NOW), Sealer::new(&[2; 32], 7))
+    (connection(Role::Client), Sealer::new(&[2; 32], 7))
 }
 
 fn established() -> (Connection, Sealer) {
@@ -154,7 +164,7 @@ fn ids_that_would_run_out_are_refused() {
 #[test]
 fn flags_of_what_does_not_exist_yet_are_refused_before_the_payload_is_opened() {
     let (mut client, mut server) = established();
-    for flag in [Flags::REKEY, Flags::FRAGMENT, Flags::COMPRESSED, Flags::KEY_PHASE] {
+    for flag in [Flags::FRAGMENT, Flags::COMPRESSED] {
         let mut packet = vec![0; HEADER_BYTES + 1 + TAG_BYTES];
         server.seal(&mut packet, Channel::Unreliable, flag);
         let result = client.handle(NOW, &mut packet, &mut Log::default());

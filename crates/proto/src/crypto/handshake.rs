@@ -1,6 +1,5 @@
 //! `Noise_IK_25519_ChaChaPoly_SHA256`: each side's half, and the session keys that come of it.
 
-use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use rand::CryptoRng;
 use shadowland_wire::PROTOCOL_NAME;
 use shadowland_wire::handshake::{
@@ -8,14 +7,13 @@ use shadowland_wire::handshake::{
 };
 use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::identity::Identity;
+use super::key_schedule::SessionKeys;
 use super::resolver::Resolver;
 
 const NOISE_NAME: &str = "Noise_IK_25519_ChaChaPoly_SHA256";
-const CLIENT_TO_SERVER: &[u8] = b"shadowland/1 client to server";
-const SERVER_TO_CLIENT: &[u8] = b"shadowland/1 server to client";
 
 /// The handshake did not go through: another key, damaged bytes, or a key that is no key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +24,6 @@ impl From<snow::Error> for HandshakeFailed {
     fn from(_: snow::Error) -> Self {
         Self
     }
-}
-
-/// The keys of a session, one per direction.
-pub(crate) struct SessionKeys {
-    pub(crate) client_to_server: Zeroizing<[u8; KEY_BYTES]>,
-    pub(crate) server_to_client: Zeroizing<[u8; KEY_BYTES]>,
 }
 
 /// The client's half.
@@ -126,31 +118,7 @@ fn builder<'a>(identity: &'a Identity, rng: &mut dyn CryptoRng) -> Result<Builde
     Ok(builder.prologue(PROTOCOL_NAME)?.local_private_key(identity.private_key())?)
 }
 
-/// HKDF over both keys of the Noise split, with the handshake hash as salt: the keys depend on everything that
-/// either side has seen, and further keys can come from the same root under other labels.
 fn session_keys(state: &mut HandshakeState) -> SessionKeys {
-    let (mut first, mut second) = state.dangerously_get_raw_split();
-    let mut secret = Zeroizing::new([0; 2 * KEY_BYTES]);
-    secret[..KEY_BYTES].copy_from_slice(&first);
-    secret[KEY_BYTES..].copy_from_slice(&second);
-    first.zeroize();
-    second.zeroize();
-
-    let root = Salt::new(HKDF_SHA256, state.get_handshake_hash()).extract(&secret[..]);
-    let expand = |label: &[u8]| {
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        root.expand(&[label], KeyLength)
-            .and_then(|material| material.fill(&mut key[..]))
-            .expect("HKDF gives 32 bytes");
-        key
-    };
-    SessionKeys { client_to_server: expand(CLIENT_TO_SERVER), server_to_client: expand(SERVER_TO_CLIENT) }
-}
-
-struct KeyLength;
-
-impl KeyType for KeyLength {
-    fn len(&self) -> usize {
-        KEY_BYTES
-    }
+    let mut split = state.dangerously_get_raw_split();
+    SessionKeys::after_handshake(&mut split, state.get_handshake_hash())
 }

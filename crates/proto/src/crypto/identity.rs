@@ -53,14 +53,14 @@ impl fmt::Debug for Identity {
 
 /// A key pair, ready to compute with: the public key is known and the private one parsed, so that a server
 /// does neither again for every handshake.
-pub(super) struct KeyPair {
+pub(crate) struct KeyPair {
     private: agreement::PrivateKey,
     private_bytes: Zeroizing<[u8; KEY_BYTES]>,
     public: [u8; KEY_BYTES],
 }
 
 impl KeyPair {
-    pub(super) fn new(private_bytes: &[u8; KEY_BYTES]) -> Self {
+    pub(crate) fn new(private_bytes: &[u8; KEY_BYTES]) -> Self {
         let private = agreement::PrivateKey::from_private_key(&X25519, private_bytes)
             .expect("any 32 bytes are an X25519 private key");
         let public = private.compute_public_key().expect("every X25519 private key has a public one");
@@ -68,7 +68,7 @@ impl KeyPair {
         Self { private, private_bytes: Zeroizing::new(*private_bytes), public }
     }
 
-    pub(super) fn public(&self) -> &[u8; KEY_BYTES] {
+    pub(crate) fn public(&self) -> &[u8; KEY_BYTES] {
         &self.public
     }
 
@@ -81,7 +81,7 @@ impl KeyPair {
     }
 
     /// The shared secret with `public`; `None` when it is a point of low order, whose secret anybody knows.
-    pub(super) fn agree(&self, public: &[u8], secret: &mut [u8]) -> Option<()> {
+    pub(crate) fn agree(&self, public: &[u8], secret: &mut [u8]) -> Option<()> {
         agreement::agree(&self.private, UnparsedPublicKey::new(&X25519, public), (), |bytes| {
             secret[..KEY_BYTES].copy_from_slice(bytes);
             Ok(())

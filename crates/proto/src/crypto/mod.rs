@@ -2,7 +2,9 @@
 //! from `aws-lc-rs`.
 
 pub(crate) mod cookie;
+pub(crate) mod entropy;
 pub(crate) mod handshake;
 pub(crate) mod identity;
+pub(crate) mod key_schedule;
 mod resolver;
 pub(crate) mod seal;

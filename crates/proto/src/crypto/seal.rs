@@ -11,13 +11,21 @@ use shadowland_wire::limits::{SEQUENCE_MAX, TAG_BYTES};
 /// Seals the packets of one direction and numbers them from 1.
 pub(crate) struct Sealer {
     key: LessSafeKey,
+    /// Lowest bit of the key's number: the header says it.
+    phase: bool,
     connection_id: u32,
     next_sequence: u64,
 }
 
 impl Sealer {
     pub(crate) fn new(key: &[u8; KEY_BYTES], connection_id: u32) -> Self {
-        Self { key: parse_key(key), connection_id, next_sequence: 1 }
+        Self { key: parse_key(key), phase: false, connection_id, next_sequence: 1 }
+    }
+
+    /// Seals with the next key from here on. Sequences go on.
+    pub(crate) fn rekey(&mut self, key: &[u8; KEY_BYTES]) {
+        self.key = parse_key(key);
+        self.phase = !self.phase;
     }
 
     /// The sequence that the next packet will have.
@@ -46,8 +54,9 @@ impl Sealer {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
 
-        let header =
-            Header { connection_id: self.connection_id, channel, flags: flags.with(Flags::SEALED), sequence };
+        let phase = if self.phase { Flags::KEY_PHASE } else { Flags::NONE };
+        let flags = flags.with(Flags::SEALED).with(phase);
+        let header = Header { connection_id: self.connection_id, channel, flags, sequence };
         let header_bytes = header.to_bytes();
         let (head, rest) = packet.split_at_mut(HEADER_BYTES);
         let (payload, tag_room) = rest.split_at_mut(rest.len() - TAG_BYTES);

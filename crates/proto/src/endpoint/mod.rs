@@ -26,8 +26,9 @@ use shadowland_wire::header::Header;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 
 use crate::Time;
-use crate::connection::{Connection, Role, TransportConfig};
+use crate::connection::{Connection, RekeyLimits, Role, TransportConfig};
 use crate::crypto::cookie::{Client, Cookies};
+use crate::crypto::entropy::Entropy;
 use crate::crypto::handshake::Responder;
 use crate::crypto::identity::Identity;
 use crate::drop_reason::{DropReason, Dropped};
@@ -54,6 +55,8 @@ pub struct EndpointConfig {
     /// Noise messages that the endpoint computes, so that a flood cannot take the tick's CPU (about 0.1 ms
     /// each).
     pub handshake_rate: Rate,
+    /// When the keys of a session are replaced.
+    pub rekey: RekeyLimits,
     /// What sessions run with.
     pub parameters: SessionParameters,
     /// Figures of reliable messages and congestion control.
@@ -69,6 +72,7 @@ impl Default for EndpointConfig {
             half_open_timeout: Duration::from_secs(5),
             network_rate: Rate { per_second: 64, burst: 256 },
             handshake_rate: Rate { per_second: 1_000, burst: 500 },
+            rekey: RekeyLimits::default(),
             parameters: SessionParameters::default(),
             transport: TransportConfig::default(),
         }
@@ -377,14 +381,14 @@ impl<T> Endpoint<T> {
             Acceptance { connection_id: slot.connection_id(), parameters: self.config.parameters };
         let (noise, keys) = responder.accept(&acceptance).map_err(|_| DropReason::HandshakeFailed)?;
 
+        let entropy = Entropy::new(&mut self.rng);
+        let config = Arc::clone(&self.transport);
+        let mut connection = Connection::new(Role::Server, &acceptance, keys, entropy, config, now);
+        connection.set_rekey_limits(self.config.rekey);
+
         self.free.pop_front();
-        self.slots[usize::from(index)].session = Some(Box::new(Session {
-            connection: Connection::new(Role::Server, &acceptance, &keys, Arc::clone(&self.transport), now),
-            address: client.address,
-            client_key,
-            token,
-            data: None,
-        }));
+        self.slots[usize::from(index)].session =
+            Some(Box::new(Session { connection, address: client.address, client_key, token, data: None }));
         self.half_open.push_back((slot, now + self.config.half_open_timeout));
         self.remembered.insert(now, *client.ephemeral, Accepted { slot, address: client.address, noise });
         self.counters.accepted += 1;

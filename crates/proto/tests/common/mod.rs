@@ -92,6 +92,8 @@ pub(crate) struct Net {
     pub(crate) clients: Vec<Client>,
     /// Whether the server process is there at all.
     pub(crate) server_up: bool,
+    /// Datagrams that are lost whatever the link is like.
+    pub(crate) lose: fn(&[u8]) -> bool,
     /// Everything that was ever sent.
     pub(crate) sent: Vec<(To, Vec<u8>)>,
     in_flight: BTreeMap<(Time, u64), (To, Vec<u8>)>,
@@ -111,6 +113,7 @@ impl Net {
             link,
             clients: Vec::new(),
             server_up: true,
+            lose: |_| false,
             sent: Vec::new(),
             in_flight: BTreeMap::new(),
             number: 0,
@@ -120,7 +123,12 @@ impl Net {
 
     /// A server and one client that are connected.
     pub(crate) fn connected(seed: u64, link: Link) -> Self {
-        let mut net = Self::new(seed, link, EndpointConfig::default());
+        Self::connected_to(seed, link, EndpointConfig::default())
+    }
+
+    /// The same with another server.
+    pub(crate) fn connected_to(seed: u64, link: Link, config: EndpointConfig) -> Self {
+        let mut net = Self::new(seed, link, config);
         net.join(ConnectConfig::default());
         net.run_until(Duration::from_secs(10), |net| net.all_established());
         net
@@ -285,7 +293,7 @@ impl Net {
         self.sent.push((to, bytes.to_vec()));
         let copies = 1 + usize::from(self.rng.random_bool(self.link.duplicates));
         for _ in 0..copies {
-            if self.rng.random_bool(self.link.loss) {
+            if self.rng.random_bool(self.link.loss) || (self.lose)(bytes) {
                 continue;
             }
             let jitter_us = self.link.jitter.as_micros() as u64;

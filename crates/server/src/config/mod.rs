@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shadowland_proto::RekeyLimits;
 use shadowland_world::WorldConfig;
 use thiserror::Error;
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// Players and their connections.
     pub session: SessionConfig,
+    /// Keys, and who may join.
+    pub security: SecurityConfig,
     /// The map and what is on it.
     pub world: WorldConfig,
 }
@@ -63,6 +66,13 @@ pub struct SessionConfig {
     pub send_hz: u32,
     /// Bytes of blocks in each snapshot, at most.
     pub budget_bytes: usize,
+}
+
+/// Keys, and who may join.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SecurityConfig {
+    /// When the keys of a session are replaced.
+    pub rekey: RekeyLimits,
 }
 
 /// What is wrong with the configuration; every message is one line.
@@ -160,6 +170,12 @@ impl Effective {
                 idle_timeout: Duration::from_secs_f64(self.number("session.idle_timeout_s")),
                 send_hz: self.whole("session.send_hz") as u32,
                 budget_bytes: self.whole("session.budget_bytes"),
+            },
+            security: SecurityConfig {
+                rekey: RekeyLimits {
+                    bytes: self.whole("security.rekey_bytes") as u64,
+                    age: Duration::from_secs_f64(self.number("security.rekey_after_s")),
+                },
             },
             world: self.world(),
         }

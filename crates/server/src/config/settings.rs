@@ -122,6 +122,18 @@ pub const SETTINGS: &[Setting] = &[
         default: || Value::Whole(1_150),
     },
     Setting {
+        key: "security.rekey_bytes",
+        meaning: "Bytes in either direction after which the keys of a session are replaced.",
+        kind: Kind::Whole { min: 16_384, max: 1_000_000_000 },
+        default: || Value::Whole(1_000_000_000),
+    },
+    Setting {
+        key: "security.rekey_after_s",
+        meaning: "Seconds after which the keys of a session are replaced.",
+        kind: Kind::Number { min: 10.0, max: 3_600.0 },
+        default: || Value::Number(3_600.0),
+    },
+    Setting {
         key: "world.seed",
         meaning: "Seed of everything random in the world: the same seed gives the same world.",
         kind: Kind::Whole { min: 0, max: i64::MAX as u64 },

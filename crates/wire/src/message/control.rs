@@ -1,6 +1,7 @@
 //! The bodies of control messages: the session's own, in both directions.
 
 use crate::codec::{DecodeError, Full, Reader, Writer};
+use crate::handshake::KEY_BYTES;
 use crate::message::{ControlType, encode_frame};
 
 /// A control message.
@@ -22,6 +23,20 @@ pub enum Control {
     Disconnect(DisconnectReason),
     /// Confirms the keys and opens the reliable streams.
     ReliableHandshake(ReliableHandshake),
+    /// The server asks for new keys.
+    RekeyRequest {
+        /// Number of the new keys; those of the handshake are 0.
+        number: u32,
+        /// The server's fresh X25519 public key.
+        share: [u8; KEY_BYTES],
+    },
+    /// The client's half of the new keys.
+    RekeyResponse {
+        /// As in the request.
+        number: u32,
+        /// The client's fresh X25519 public key.
+        share: [u8; KEY_BYTES],
+    },
 }
 
 /// What a side tells about its reliable streams before it uses them.
@@ -56,6 +71,8 @@ pub enum DisconnectReason {
     Full,
     /// The session has used up its keys.
     KeysExhausted,
+    /// The peer did what no honest peer does.
+    ProtocolViolation,
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -73,6 +90,7 @@ impl DisconnectReason {
             6 => Self::Replaced,
             7 => Self::Full,
             8 => Self::KeysExhausted,
+            9 => Self::ProtocolViolation,
             other => Self::Other(other),
         }
     }
@@ -89,6 +107,7 @@ impl DisconnectReason {
             Self::Replaced => 6,
             Self::Full => 7,
             Self::KeysExhausted => 8,
+            Self::ProtocolViolation => 9,
             Self::Other(code) => code,
         }
     }
@@ -103,6 +122,8 @@ impl Control {
             Self::Pong { .. } => ControlType::Pong,
             Self::Disconnect(_) => ControlType::Disconnect,
             Self::ReliableHandshake(_) => ControlType::ReliableHandshake,
+            Self::RekeyRequest { .. } => ControlType::RekeyRequest,
+            Self::RekeyResponse { .. } => ControlType::RekeyResponse,
         }
     }
 
@@ -120,6 +141,10 @@ impl Control {
                 writer.varint(handshake.first_id)?;
                 writer.u16(handshake.window_messages)?;
                 writer.u32(handshake.window_bytes)
+            }
+            Self::RekeyRequest { number, share } | Self::RekeyResponse { number, share } => {
+                writer.u32(number)?;
+                writer.bytes(&share)
             }
         })
     }
@@ -142,6 +167,12 @@ impl Control {
                 window_messages: reader.u16()?,
                 window_bytes: reader.u32()?,
             }),
+            Some(ControlType::RekeyRequest) => {
+                Self::RekeyRequest { number: reader.u32()?, share: reader.array()? }
+            }
+            Some(ControlType::RekeyResponse) => {
+                Self::RekeyResponse { number: reader.u32()?, share: reader.array()? }
+            }
             _ => return Ok(None),
         };
         reader.finish()?;
@@ -160,6 +191,8 @@ mod tests {
             any::<u32>().prop_map(|id| Control::Ping { id }),
             any::<(u32, u32)>().prop_map(|(id, held_us)| Control::Pong { id, held_us }),
             any::<u8>().prop_map(|code| Control::Disconnect(DisconnectReason::from_code(code))),
+            any::<(u32, [u8; 32])>().prop_map(|(number, share)| Control::RekeyRequest { number, share }),
+            any::<(u32, [u8; 32])>().prop_map(|(number, share)| Control::RekeyResponse { number, share }),
             any::<(bool, u64, u16, u32)>().prop_map(|(answer, first_id, window_messages, window_bytes)| {
                 Control::ReliableHandshake(ReliableHandshake {
                     answer,

@@ -43,9 +43,9 @@ pub enum ControlType {
     CheckIntegrity = 0x07,
     /// Reserved: the answer to an integrity challenge.
     IntegrityAnswer = 0x08,
-    /// Reserved: the server's share of new keys.
+    /// The server's share of new keys.
     RekeyRequest = 0x09,
-    /// Reserved: the client's share of new keys.
+    /// The client's share of new keys.
     RekeyResponse = 0x0a,
     /// Reserved: asks a new address for a proof.
     PathChallenge = 0x0b,
