@@ -98,7 +98,7 @@ impl Hub {
                 }
                 None => self.stats.crowded_out += 1,
             },
-            Routed::Session(slot) => self.receive_sealed(now, slot, datagram),
+            Routed::Session(slot) => self.receive_sealed(now, slot, from, datagram),
             Routed::Dropped(_) => {}
         }
     }
@@ -166,10 +166,11 @@ impl Hub {
     /// Tells every player once that the server stops. It is never answered, so it is to be said three times,
     /// with pauses.
     pub fn goodbye(&mut self, now: Time, outbox: &mut impl Outbox) {
-        for (_, Session { connection, address, .. }) in self.endpoint.sessions_mut() {
+        for (_, Session { connection, .. }) in self.endpoint.sessions_mut() {
             connection.close(now, DisconnectReason::ShuttingDown);
+            let Some(address) = connection.address() else { continue };
             if let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
-                outbox.commit(len, *address);
+                outbox.commit(len, address);
             }
         }
     }
@@ -192,7 +193,7 @@ impl Hub {
         })
     }
 
-    fn receive_sealed(&mut self, now: Time, slot: Slot, datagram: &mut [u8]) {
+    fn receive_sealed(&mut self, now: Time, slot: Slot, from: SocketAddr, datagram: &mut [u8]) {
         let Some(session) = self.endpoint.session_mut(slot) else { return };
         let player = session.data.get_or_insert_default();
         let mut inbound = Inbound {
@@ -201,7 +202,7 @@ impl Hub {
             stats: &mut self.stats,
             tick: self.last_tick,
         };
-        let handled = session.connection.handle(now, datagram, &mut inbound);
+        let handled = session.connection.handle_from(now, from, datagram, &mut inbound);
         if session.connection.is_confirmed() && !player.listed {
             player.listed = true;
             self.listed.push(slot);
@@ -235,7 +236,8 @@ impl Hub {
     fn serve(&mut self, slot: Slot, frame: &Frame, now: Time, outbox: &mut impl Outbox) -> Served {
         let Self { endpoint, queues, encoder, rules, stats, .. } = self;
         let Some(session) = endpoint.session_mut(slot) else { return Served::Gone };
-        let Session { connection, address, data, .. } = session;
+        let Session { connection, data, .. } = session;
+        let address = connection.address().expect("a server's session has one from the start");
         let player = data.as_mut().expect("a listed session has a player");
         if connection.next_timeout().is_some_and(|at| now >= at) {
             connection.on_timeout(now);
@@ -258,13 +260,16 @@ impl Hub {
                 }
                 let sent = packet.finish();
                 snapshot.sent(sent.sequence);
-                outbox.commit(sent.len, *address);
+                outbox.commit(sent.len, address);
                 stats.snapshots += 1;
             }
         }
         // What finds no room now is due again in the next round.
         while let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
-            outbox.commit(len, *address);
+            outbox.commit(len, address);
+        }
+        if let Some((len, candidate)) = outbox.slot().and_then(|slot| connection.poll_probe(now, slot)) {
+            outbox.commit(len, candidate);
         }
         let State::Closed(reason) = connection.state() else { return Served::Stays };
         let handle = player.handle();

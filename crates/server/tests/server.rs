@@ -249,3 +249,31 @@ fn a_port_in_use_is_one_clear_error_with_any_number_of_workers() {
         assert_eq!(message.lines().count(), 1);
     }
 }
+
+/// Another port, as when a router forgets the old one: the datagrams still reach the worker of the session, and
+/// everything goes on there after the new address was proved.
+#[test]
+fn a_player_whose_address_changes_keeps_playing_on_its_worker() {
+    let server = start(config(2, 100));
+    let mut clients: Vec<_> = (0..8).map(|seed| join(&server, seed)).collect();
+    for client in &mut clients {
+        client.until("a snapshot", |client| client.heard.last.is_some());
+    }
+    for round in 0..3 {
+        for client in &mut clients {
+            let tick = client.heard.last.unwrap().tick;
+            client.socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.socket.connect(server.local_addr()).unwrap();
+            client.socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+            for _ in 0..3 {
+                client.step(Some(Input::default()));
+            }
+            client.until("snapshots at the new address", |client| {
+                client.heard.last.unwrap().tick > tick + 30 * (1 + round)
+            });
+        }
+    }
+    let stats = server.stats();
+    assert_eq!((stats.players(), stats.sum(|worker| worker.lost)), (8, 0));
+    assert!(clients.iter().all(|client| client.close_reason().is_none()));
+}

@@ -25,6 +25,8 @@ pub const RELIABLE_SEND_MESSAGES: usize = 1024;
 pub const RELIABLE_FIRST_ID_MAX: u64 = 1 << 62;
 /// Last sequence of a direction: a session that gets there is closed, for its keys are used up.
 pub const SEQUENCE_MAX: u64 = 1 << 48;
+/// Random bytes of a PathChallenge.
+pub const PATH_TOKEN_BYTES: usize = 8;
 /// Bytes in a direction under the same keys after which a session is closed: it could not rekey.
 pub const KEY_BYTES_MAX: u64 = 2_000_000_000;
 /// The same for the age of the keys, in seconds.

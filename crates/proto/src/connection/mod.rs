@@ -5,6 +5,7 @@
 //! | `mod.rs` | the state, and what happens to an incoming packet |
 //! | `rekey` | which keys open what arrives, and when new ones take over |
 //! | `packet_builder` | how a packet is put together and sealed |
+//! | `path` | which address packets go to, and how it moves |
 //! | `replay` | which sequences were received |
 //! | `received` | which packets were applied, and when to say so |
 //! | `sent` | which packets were sent, and which of them were acknowledged |
@@ -23,6 +24,7 @@ mod inbox;
 mod outbox;
 mod pacer;
 mod packet_builder;
+mod path;
 mod received;
 mod rekey;
 mod replay;
@@ -39,6 +41,7 @@ pub use packet_builder::{PacketBuilder, Sent};
 pub use rekey::RekeyLimits;
 pub use stats::Stats;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +49,7 @@ use shadowland_wire::ack::AckBlock;
 use shadowland_wire::codec::Reader;
 use shadowland_wire::handshake::{Acceptance, SessionParameters};
 use shadowland_wire::header::{Channel, Flags, Header};
-use shadowland_wire::limits::{DATAGRAM_BYTES, MESSAGES_PER_PACKET, RELIABLE_FIRST_ID_MAX};
+use shadowland_wire::limits::{DATAGRAM_BYTES, MESSAGES_PER_PACKET, PATH_TOKEN_BYTES, RELIABLE_FIRST_ID_MAX};
 use shadowland_wire::message::control::{Control, DisconnectReason, ReliableHandshake};
 use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame};
 
@@ -59,6 +62,7 @@ use crate::drop_reason::DropReason;
 use flow::{Demand, Flow};
 use inbox::Inbox;
 use outbox::{Outbox, Timeouts, Undeliverable};
+use path::Paths;
 use received::Received;
 use rekey::{Exhausted, Keys};
 use replay::ReplayWindow;
@@ -121,6 +125,7 @@ pub struct Connection {
     confirmed: bool,
     sealer: Sealer,
     keys: Keys,
+    paths: Paths,
     replay: ReplayWindow,
     received: Received,
     sent: SentPackets,
@@ -152,6 +157,7 @@ struct Pending {
     ping: bool,
     pong: Option<Pong>,
     rekey: bool,
+    path_response: Option<[u8; PATH_TOKEN_BYTES]>,
     disconnect: Option<(DisconnectReason, u8)>,
 }
 
@@ -182,6 +188,7 @@ impl Connection {
             confirmed: false,
             sealer: Sealer::new(seal_key, acceptance.connection_id),
             keys: Keys::new(role, keys, entropy, now),
+            paths: Paths::default(),
             replay: ReplayWindow::new(),
             received: Received::new(&config),
             sent: SentPackets::new(&config),
@@ -305,12 +312,19 @@ impl Connection {
         if matches!(self.state, State::Closed(_)) {
             return None;
         }
-        [self.hello_at, self.received.due(), self.outbox.deadline(), self.sent.loss_at(), self.paced_until()]
-            .into_iter()
-            .flatten()
-            .chain((self.state == State::Established).then(|| self.ping_at().min(self.keys.deadline())))
-            .chain([self.idle_at()])
-            .min()
+        [
+            self.hello_at,
+            self.received.due(),
+            self.outbox.deadline(),
+            self.sent.loss_at(),
+            self.paced_until(),
+            self.paths.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain((self.state == State::Established).then(|| self.ping_at().min(self.keys.deadline())))
+        .chain([self.idle_at()])
+        .min()
     }
 
     /// Does what is due: repeats, a Ping, the end. Then [`Connection::poll_transmit`] has it.
@@ -333,6 +347,7 @@ impl Connection {
                 Err(Exhausted) => return self.close(now, DisconnectReason::KeysExhausted),
             }
         }
+        self.paths.on_timeout(now);
         if self.hello_at.is_some_and(|at| now >= at) {
             self.pending.handshake = true;
             self.hello_at = Some(now + self.hello_pause);
@@ -369,6 +384,20 @@ impl Connection {
             self.stats.dropped.count(reason);
         }
         result
+    }
+
+    /// As [`Connection::handle`], for a server: notices when the peer's address has changed.
+    pub fn handle_from(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        receiver: &mut impl Receiver,
+    ) -> Result<(), DropReason> {
+        let (bytes, before) = (datagram.len(), self.replay.largest());
+        self.handle(now, datagram, receiver)?;
+        self.arrived(now, from, bytes, self.replay.largest() != before);
+        Ok(())
     }
 
     fn receive(
@@ -534,6 +563,13 @@ impl Connection {
             }
             Some(Control::Disconnect(reason)) => self.end(CloseReason::Peer(reason)),
             Some(Control::ReliableHandshake(handshake)) => self.apply_handshake(&handshake)?,
+            Some(Control::PathChallenge { token }) if self.role == Role::Client => {
+                self.pending.path_response = Some(token);
+            }
+            Some(Control::PathResponse { token }) if self.role == Role::Server => self.paths.response(token),
+            Some(Control::PathChallenge { .. } | Control::PathResponse { .. }) => {
+                return Err(DropReason::Malformed);
+            }
             Some(Control::RekeyRequest { number, share }) => {
                 let result = self.keys.request(number, &share);
                 self.apply_rekey(now, result)?;
@@ -599,6 +635,11 @@ impl Connection {
 
 impl Pending {
     fn is_some(&self) -> bool {
-        self.handshake || self.ping || self.pong.is_some() || self.rekey || self.disconnect.is_some()
+        self.handshake
+            || self.ping
+            || self.pong.is_some()
+            || self.rekey
+            || self.path_response.is_some()
+            || self.disconnect.is_some()
     }
 }

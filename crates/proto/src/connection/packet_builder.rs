@@ -42,11 +42,30 @@ pub struct Sent {
 impl<'c, 'b> PacketBuilder<'c, 'b> {
     /// Starts a packet with acknowledgements and control messages.
     pub(super) fn start(connection: &'c mut Connection, now: Time, buffer: &'b mut [u8]) -> Option<Self> {
+        let mut packet = Self::empty(connection, now, buffer)?;
+        // The smallest MTU has room for all of these.
+        packet.write_acks().and_then(|()| packet.write_controls()).ok()?;
+        Some(packet)
+    }
+
+    /// A packet with acknowledgements and one control message, and nothing else.
+    pub(super) fn bare(
+        connection: &'c mut Connection,
+        now: Time,
+        buffer: &'b mut [u8],
+        control: Control,
+    ) -> Option<Sent> {
+        let mut packet = Self::empty(connection, now, buffer)?;
+        packet.write_acks().and_then(|()| packet.write_control(control)).ok()?;
+        Some(packet.seal())
+    }
+
+    fn empty(connection: &'c mut Connection, now: Time, buffer: &'b mut [u8]) -> Option<Self> {
         let mtu = usize::from(connection.parameters.mtu);
         if connection.sealer.is_exhausted() || buffer.len() < mtu {
             return None;
         }
-        let mut packet = Self {
+        Some(Self {
             connection,
             now,
             buffer,
@@ -56,10 +75,7 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
             channel: None,
             controls: Pending::default(),
             carries_reliable: false,
-        };
-        // The smallest MTU has room for all of these.
-        packet.write_acks().and_then(|()| packet.write_controls()).ok()?;
-        Some(packet)
+        })
     }
 
     /// Bytes that are left for messages and their frames.
@@ -86,6 +102,10 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
     /// Fills what is left with reliable messages that wait, and seals the packet.
     pub fn finish(mut self) -> Sent {
         self.fill_reliable();
+        self.seal()
+    }
+
+    fn seal(self) -> Sent {
         let Self { connection, now, buffer, length, .. } = self;
         let mut flags = Flags::NONE;
         if self.messages == 0 {
@@ -152,6 +172,9 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         if let Some(message) = self.connection.keys.message().filter(|_| pending.rekey) {
             self.write_control(message)?;
         }
+        if let Some(token) = pending.path_response {
+            self.write_control(Control::PathResponse { token })?;
+        }
         if let Some((reason, _)) = pending.disconnect {
             self.write_control(Control::Disconnect(reason))?;
         }
@@ -196,6 +219,9 @@ impl Connection {
         }
         if controls.rekey {
             self.pending.rekey = false;
+        }
+        if controls.path_response.is_some() {
+            self.pending.path_response = None;
         }
         if controls.ping {
             self.pending.ping = false;

@@ -288,6 +288,11 @@ impl Keys {
         Ok(Step::Flip(seal_key))
     }
 
+    /// Random bytes for whatever else the session needs.
+    pub(super) fn draw(&mut self) -> Secret {
+        self.entropy.draw()
+    }
+
     fn is_current(&self, header: &Header) -> bool {
         header.flags.contains(Flags::KEY_PHASE) == (self.number & 1 == 1)
     }

@@ -20,6 +20,12 @@ impl ReplayWindow {
         Self { largest: 0, seen: [0; WORDS] }
     }
 
+    /// The largest sequence that was received; 0 before the first.
+    #[inline]
+    pub(super) fn largest(&self) -> u64 {
+        self.largest
+    }
+
     /// Whether a packet with this sequence may be opened. Changes nothing: a forged packet must not either.
     #[inline]
     pub(super) fn check(&self, sequence: u64) -> Result<(), DropReason> {

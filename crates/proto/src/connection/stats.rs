@@ -27,6 +27,8 @@ pub struct Stats {
     pub messages_unknown: u64,
     /// Times that this side began to seal with new keys.
     pub rekeys: u64,
+    /// Times that the peer's address has changed.
+    pub migrations: u64,
     /// Datagrams that were dropped.
     pub dropped: Dropped,
 }

@@ -119,10 +119,8 @@ pub enum Routed {
 
 /// A session of the endpoint, with what the server hangs on it.
 pub struct Session<T> {
-    /// The protocol.
+    /// The protocol, and where its packets go.
     pub connection: Connection,
-    /// Where its packets go: the address that the cookie proved.
-    pub address: SocketAddr,
     /// The client's static public key.
     pub client_key: [u8; KEY_BYTES],
     /// The login token as the client sent it; not looked at here.
@@ -385,10 +383,11 @@ impl<T> Endpoint<T> {
         let config = Arc::clone(&self.transport);
         let mut connection = Connection::new(Role::Server, &acceptance, keys, entropy, config, now);
         connection.set_rekey_limits(self.config.rekey);
+        connection.set_address(client.address);
 
         self.free.pop_front();
         self.slots[usize::from(index)].session =
-            Some(Box::new(Session { connection, address: client.address, client_key, token, data: None }));
+            Some(Box::new(Session { connection, client_key, token, data: None }));
         self.half_open.push_back((slot, now + self.config.half_open_timeout));
         self.remembered.insert(now, *client.ephemeral, Accepted { slot, address: client.address, noise });
         self.counters.accepted += 1;

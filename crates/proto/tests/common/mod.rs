@@ -230,7 +230,7 @@ impl Net {
             Routed::Session(slot) => {
                 let session = self.server.session_mut(slot).unwrap();
                 let log = session.data.get_or_insert_default();
-                if let Err(reason) = session.connection.handle(self.now, bytes, log) {
+                if let Err(reason) = session.connection.handle_from(self.now, from, bytes, log) {
                     self.server.count_drop(reason);
                 }
             }
@@ -277,9 +277,12 @@ impl Net {
         }
         if self.server_up {
             for (_, session) in self.server.sessions_mut() {
-                let to = To::Client { at: session.address };
+                let to = To::Client { at: session.connection.address().unwrap() };
                 while let Some(length) = session.connection.poll_transmit(self.now, &mut buffer) {
                     out.push((to, buffer[..length].to_vec()));
+                }
+                while let Some((length, at)) = session.connection.poll_probe(self.now, &mut buffer) {
+                    out.push((To::Client { at }, buffer[..length].to_vec()));
                 }
             }
         }
@@ -322,7 +325,7 @@ impl Net {
         let mut buffer = [0; 1200];
         let now = self.now;
         let session = self.session();
-        let at = session.address;
+        let at = session.connection.address().unwrap();
         let mut packet = session.connection.packet(now, &mut buffer).expect("it is established");
         packet.message(kind, |writer| writer.bytes(body)).unwrap();
         let sent = packet.finish();

@@ -2,6 +2,7 @@
 
 use crate::codec::{DecodeError, Full, Reader, Writer};
 use crate::handshake::KEY_BYTES;
+use crate::limits::PATH_TOKEN_BYTES;
 use crate::message::{ControlType, encode_frame};
 
 /// A control message.
@@ -36,6 +37,16 @@ pub enum Control {
         number: u32,
         /// The client's fresh X25519 public key.
         share: [u8; KEY_BYTES],
+    },
+    /// The server asks an address that the client's packets come from for a proof.
+    PathChallenge {
+        /// Comes back in the response.
+        token: [u8; PATH_TOKEN_BYTES],
+    },
+    /// The proof: the client receives at the address that it sends from.
+    PathResponse {
+        /// As in the challenge.
+        token: [u8; PATH_TOKEN_BYTES],
     },
 }
 
@@ -124,6 +135,8 @@ impl Control {
             Self::ReliableHandshake(_) => ControlType::ReliableHandshake,
             Self::RekeyRequest { .. } => ControlType::RekeyRequest,
             Self::RekeyResponse { .. } => ControlType::RekeyResponse,
+            Self::PathChallenge { .. } => ControlType::PathChallenge,
+            Self::PathResponse { .. } => ControlType::PathResponse,
         }
     }
 
@@ -146,6 +159,7 @@ impl Control {
                 writer.u32(number)?;
                 writer.bytes(&share)
             }
+            Self::PathChallenge { token } | Self::PathResponse { token } => writer.bytes(&token),
         })
     }
 
@@ -173,6 +187,8 @@ impl Control {
             Some(ControlType::RekeyResponse) => {
                 Self::RekeyResponse { number: reader.u32()?, share: reader.array()? }
             }
+            Some(ControlType::PathChallenge) => Self::PathChallenge { token: reader.array()? },
+            Some(ControlType::PathResponse) => Self::PathResponse { token: reader.array()? },
             _ => return Ok(None),
         };
         reader.finish()?;
@@ -193,6 +209,8 @@ mod tests {
             any::<u8>().prop_map(|code| Control::Disconnect(DisconnectReason::from_code(code))),
             any::<(u32, [u8; 32])>().prop_map(|(number, share)| Control::RekeyRequest { number, share }),
             any::<(u32, [u8; 32])>().prop_map(|(number, share)| Control::RekeyResponse { number, share }),
+            any::<[u8; 8]>().prop_map(|token| Control::PathChallenge { token }),
+            any::<[u8; 8]>().prop_map(|token| Control::PathResponse { token }),
             any::<(bool, u64, u16, u32)>().prop_map(|(answer, first_id, window_messages, window_bytes)| {
                 Control::ReliableHandshake(ReliableHandshake {
                     answer,

@@ -47,9 +47,9 @@ pub enum ControlType {
     RekeyRequest = 0x09,
     /// The client's share of new keys.
     RekeyResponse = 0x0a,
-    /// Reserved: asks a new address for a proof.
+    /// Asks a new address for a proof.
     PathChallenge = 0x0b,
-    /// Reserved: the proof.
+    /// The proof.
     PathResponse = 0x0c,
 }
 

@@ -1,0 +1,124 @@
+//! A client whose address changes in mid-session keeps playing, and nobody else can move it.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{BAD, Link, Net, PERFECT, To};
+use shadowland_proto::Channel;
+
+const INPUT: u8 = 0x20;
+const SNAPSHOT: u8 = 0x41;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn speak(net: &mut Net, packets: u32) {
+    for number in 0..packets {
+        net.client_says(0, INPUT, &number.to_le_bytes());
+        net.server_says(SNAPSHOT, &[7; 200]);
+        net.run(ms(16));
+    }
+}
+
+fn sent_to(net: &Net, at: SocketAddr) -> usize {
+    let to = net.sent.iter().filter(|(to, _)| *to == To::Client { at });
+    to.map(|(_, bytes)| bytes.len()).sum()
+}
+
+#[test]
+fn a_client_that_moves_keeps_its_session() {
+    for (seed, link) in [(1, Link { delay: ms(30), ..PERFECT }), (2, BAD), (3, BAD), (4, BAD)] {
+        let mut net = Net::connected(seed, link);
+        for (moves, port) in [(1, 5000), (2, 5001), (3, 4000)] {
+            speak(&mut net, 40);
+            let new = SocketAddr::new(net.clients[0].address.ip(), port);
+            net.clients[0].address = new;
+            for number in 0..20u32 {
+                let session = &mut net.session().connection;
+                session.send(Channel::ReliableOrdered, 0, SNAPSHOT + 1, &number.to_le_bytes()).unwrap();
+            }
+            speak(&mut net, 100);
+            let session = &net.session().connection;
+            assert_eq!((session.address(), session.stats().migrations), (Some(new), moves), "seed {seed}");
+        }
+        net.run(Duration::from_secs(3));
+        assert!(net.all_established(), "seed {seed}");
+        let reliable = net.clients[0].log.messages.iter().filter(|(kind, _)| *kind == SNAPSHOT + 1).count();
+        assert_eq!(reliable, 60, "seed {seed}");
+    }
+}
+
+/// Somebody on the way sends copies of the client's packets from elsewhere, before the client's own arrive.
+#[test]
+fn copies_from_another_address_move_nothing_and_are_not_amplified() {
+    let mut net = Net::connected(5, PERFECT);
+    let (home, attacker) = (net.clients[0].address, address("203.0.113.9:999"));
+    let mut from_attacker = 0;
+    for _ in 0..600 {
+        net.lose = |_| true;
+        net.client_says(0, INPUT, b"forward");
+        net.lose = |_| false;
+        let mut copy = net.sent.last().unwrap().1.clone();
+        from_attacker += copy.len();
+        net.deliver(To::Server { from: attacker }, &mut copy);
+        net.server_says(SNAPSHOT, &[7; 1_000]);
+        net.run(ms(16));
+    }
+    assert!(net.all_established());
+    assert_eq!(net.session().connection.address(), Some(home));
+    assert_eq!(net.session().connection.stats().migrations, 0);
+    assert_eq!(net.clients[0].log.messages.len(), 600, "state goes on to where the client is");
+    let to_attacker = sent_to(&net, attacker);
+    assert!(to_attacker > 0 && to_attacker < from_attacker, "{to_attacker} of {from_attacker}");
+}
+
+#[test]
+fn a_challenge_is_answered_only_from_the_address_that_it_went_to() {
+    let mut net = Net::connected(6, PERFECT);
+    let (home, attacker) = (net.clients[0].address, address("203.0.113.9:999"));
+    net.lose = |_| true;
+    net.client_says(0, INPUT, &[1; 40]);
+    net.lose = |_| false;
+    let mut copy = net.sent.last().unwrap().1.clone();
+    net.deliver(To::Server { from: attacker }, &mut copy);
+    net.step();
+    // The attacker hands the challenge on to the client, who answers as it must: from its own address.
+    let (_, mut challenge) =
+        net.sent.iter().rfind(|(to, _)| *to == To::Client { at: attacker }).cloned().unwrap();
+    net.deliver(To::Client { at: home }, &mut challenge);
+    net.run(ms(500));
+    assert_eq!(net.session().connection.address(), Some(home));
+}
+
+#[test]
+fn only_the_newest_packet_starts_a_challenge_and_never_two_at_a_time() {
+    let mut net = Net::connected(7, PERFECT);
+    net.lose = |_| true;
+    net.client_says(0, INPUT, b"old");
+    let mut old = net.sent.last().unwrap().1.clone();
+    net.lose = |_| false;
+    net.client_says(0, INPUT, b"new");
+    net.run(ms(10));
+    let (first, second) = (address("203.0.113.9:1"), address("203.0.113.9:2"));
+    net.deliver(To::Server { from: first }, &mut old);
+    net.run(ms(100));
+    assert_eq!(sent_to(&net, first), 0);
+
+    for from in [first, second] {
+        net.lose = |_| true;
+        net.client_says(0, INPUT, &[2; 40]);
+        net.lose = |_| false;
+        let mut newest = net.sent.last().unwrap().1.clone();
+        net.deliver(To::Server { from }, &mut newest);
+    }
+    net.run(ms(100));
+    assert!(sent_to(&net, first) > 0);
+    assert_eq!(sent_to(&net, second), 0);
+}
