@@ -329,3 +329,30 @@ proptest! {
         prop_assert!(net.all_established());
     }
 }
+
+// Found by the simulation, seed 1799: the session was gone 0.4 s after the client had learnt of it.
+#[test]
+fn who_is_answered_again_has_time_again_to_confirm_the_keys() {
+    let link = Link { delay: Duration::from_millis(20), ..PERFECT };
+    let mut net = Net::new(1, link, EndpointConfig::default());
+    net.join(ConnectConfig::default());
+    let requests = |net: &mut Net| {
+        net.sent.iter().filter(|(to, bytes)| matches!(to, To::Server { .. }) && bytes.len() < 1200).count()
+    };
+    net.run_until(Duration::from_secs(1), |net| requests(net) == 1);
+    // The answer is lost, and what the client sends for three seconds.
+    net.link.loss = 1.0;
+    net.run(Duration::from_secs(3));
+    assert_eq!(net.server.session_count(), 1);
+    net.link.loss = 0.0;
+    let before = net.sent.len();
+    let answered = |net: &mut Net| net.sent[before..].iter().any(|(to, _)| matches!(to, To::Client { .. }));
+    net.run_until(Duration::from_secs(1), answered);
+    // Now it hears the answer, but its confirmation arrives only 5 s after the first one.
+    net.link.loss = 1.0;
+    net.run(Duration::from_millis(1_500));
+    net.link.loss = 0.0;
+    net.run(Duration::from_secs(1));
+    assert!(net.all_established());
+    assert_eq!((net.server.counters().accepted, net.server.counters().half_open_expired), (1, 0));
+}

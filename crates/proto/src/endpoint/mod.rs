@@ -340,6 +340,7 @@ impl<T> Endpoint<T> {
             if accepted.address != client.address {
                 return Err(DropReason::DuplicateKey);
             }
+            self.renew_half_open(now, accepted.slot);
             let repeated = ServerHandshake::ConnectionAccepted { echo, noise: &accepted.noise };
             return Ok(answer(&repeated, reply));
         }
@@ -397,6 +398,15 @@ impl<T> Endpoint<T> {
     fn deny(&mut self, client: Client<'_>, reason: DenyReason, reply: &mut [u8]) -> Routed {
         self.counters.denied += 1;
         answer(&ServerHandshake::ConnectionDenied { echo: echo_of(client.ephemeral), reason }, reply)
+    }
+
+    /// The client has been answered again, and needs time again to confirm the keys; at most until its request is
+    /// no longer remembered.
+    fn renew_half_open(&mut self, now: Time, slot: Slot) {
+        if let Some(index) = self.half_open.iter().position(|(half_open, _)| *half_open == slot) {
+            self.half_open.remove(index);
+            self.half_open.push_back((slot, now + self.config.half_open_timeout));
+        }
     }
 
     /// Takes those off the list of half-open sessions that are confirmed or gone by now.
