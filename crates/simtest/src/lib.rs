@@ -2,11 +2,29 @@
 //!
 //! The same seed gives the same run, bit for bit, so that a failure is reproduced by one command.
 
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`lossy`] | a profile: the whole server and its clients over bad links |
+//! | [`replication`] | a profile: replication alone, without the session protocol |
+//! | [`machine`] | the server under virtual time |
+//! | [`player`] | a client with a will of its own |
+//! | [`link`] | a bad network |
+//! | [`truth`] | what must hold of replication |
+//! | [`spy`] | what must hold of every datagram |
+
 #![forbid(unsafe_code)]
 
 pub mod link;
+pub mod lossy;
+pub mod machine;
+pub mod player;
 pub mod replication;
+pub mod spy;
 pub mod truth;
+
+/// Length of a tick, in microseconds.
+pub const TICK_US: u64 = 1_000_000 / 60;
 
 /// What a run without a violation was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,8 +35,21 @@ pub struct Outcome {
     pub messages: u64,
     /// Fingerprint of the world at the end.
     pub world_hash: u64,
+    /// Fingerprint of all that was sent.
+    pub traffic_hash: u64,
 }
 
 /// An invariant that does not hold, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation(pub String);
+
+/// Runs a seed twice: both runs must be the same, to the last byte that was sent.
+pub fn run_twice(run: impl Fn(u64) -> Result<Outcome, Violation>, seed: u64) -> Result<Outcome, Violation> {
+    let first = run(seed)?;
+    let second = run(seed)?;
+    if first == second {
+        Ok(first)
+    } else {
+        Err(Violation(format!("two runs of the same seed differ: {first:?} and {second:?}")))
+    }
+}

@@ -1,8 +1,13 @@
-//! Runs seeds of a profile until one violates an invariant, or all have run.
+//! Runs seeds of a profile on all cores, and reports those that violate an invariant.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use shadowland_simtest::{Outcome, Violation, replication};
+use shadowland_simtest::{Outcome, Violation, lossy, replication, run_twice};
 
 /// Whole server and many clients under virtual time and a bad network.
 #[derive(Debug, Parser)]
@@ -15,8 +20,11 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     from: u64,
     /// What to simulate.
-    #[arg(long, value_enum, default_value_t = Profile::Replication)]
+    #[arg(long, value_enum, default_value_t = Profile::Lossy)]
     profile: Profile,
+    /// Seeds that run at the same time; by default as many as there are cores.
+    #[arg(long)]
+    threads: Option<usize>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -26,6 +34,8 @@ struct Arguments {
 enum Profile {
     /// Replication alone, without the session protocol: random worlds, up to 30 % loss.
     Replication,
+    /// The whole server and 4 to 12 clients: 20 % loss, 100 ms +- 50 ms, reordering, duplicates.
+    Lossy,
 }
 
 /// The result, as printed with `--json`.
@@ -38,31 +48,13 @@ struct Report {
     first_failing_seed: Option<u64>,
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the report is what the program is for")]
+/// One seed in so many runs a second time: both runs must be the same, to the last byte.
+const TWICE_ONE_OF: u64 = 10;
+
+#[expect(clippy::print_stdout, reason = "the report is what the program is for")]
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
-    let mut report = Report::default();
-    for seed in arguments.from..arguments.from + arguments.seeds {
-        report.seeds += 1;
-        match run(arguments.profile, seed) {
-            Ok(outcome) => {
-                report.faults += outcome.faults;
-                report.messages += outcome.messages;
-            }
-            Err(Violation(what)) => {
-                report.violations += 1;
-                if report.first_failing_seed.is_none() {
-                    report.first_failing_seed = Some(seed);
-                }
-                let profile = arguments.profile.to_possible_value().expect("no profile is hidden");
-                eprintln!("seed {seed}: {what}");
-                eprintln!(
-                    "reproduce: cargo run --release -p shadowland-simtest -- --seeds 1 --from {seed} --profile {}",
-                    profile.get_name()
-                );
-            }
-        }
-    }
+    let report = run_all(&arguments);
     if arguments.json {
         println!("{}", serde_json::to_string(&report).expect("a report is plain numbers"));
     } else {
@@ -72,8 +64,74 @@ fn main() -> std::process::ExitCode {
     std::process::ExitCode::from(u8::from(report.violations > 0))
 }
 
-fn run(profile: Profile, seed: u64) -> Result<Outcome, Violation> {
-    match profile {
-        Profile::Replication => replication::run(seed),
+fn run_all(arguments: &Arguments) -> Report {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = arguments.threads.unwrap_or(cores).clamp(1, 256);
+    let progress = progress_of(arguments.seeds);
+    let next = AtomicU64::new(0);
+    let report = Mutex::new(Report::default());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= arguments.seeds {
+                        return;
+                    }
+                    let seed = arguments.from + index;
+                    let result = run(arguments.profile, seed, index.is_multiple_of(TWICE_ONE_OF));
+                    let mut report = report.lock().expect("a run that panics ends the program");
+                    report.add(seed, &result);
+                    if let Err(violation) = result {
+                        progress.suspend(|| complain(arguments.profile, seed, &violation));
+                        progress.set_message(format!("{} violations", report.violations));
+                    }
+                    progress.inc(1);
+                }
+            });
+        }
+    });
+    progress.finish_and_clear();
+    report.into_inner().expect("all threads have ended well")
+}
+
+fn run(profile: Profile, seed: u64, twice: bool) -> Result<Outcome, Violation> {
+    let run = match profile {
+        Profile::Replication => replication::run,
+        Profile::Lossy => lossy::run,
+    };
+    if twice { run_twice(run, seed) } else { run(seed) }
+}
+
+#[expect(clippy::print_stderr, reason = "next to the report on standard output")]
+fn complain(profile: Profile, seed: u64, Violation(what): &Violation) {
+    let profile = profile.to_possible_value().expect("no profile is hidden");
+    eprintln!("seed {seed}: {what}");
+    eprintln!(
+        "reproduce: cargo run --release -p shadowland-simtest -- --seeds 1 --from {seed} --profile {}",
+        profile.get_name()
+    );
+}
+
+/// Live on a terminal's standard error, nothing elsewhere.
+fn progress_of(seeds: u64) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} seeds  {elapsed} of about {duration}  {msg}");
+    ProgressBar::new(seeds).with_style(style.expect("the template is valid"))
+}
+
+impl Report {
+    fn add(&mut self, seed: u64, result: &Result<Outcome, Violation>) {
+        self.seeds += 1;
+        match result {
+            Ok(outcome) => {
+                self.faults += outcome.faults;
+                self.messages += outcome.messages;
+            }
+            Err(_) => {
+                self.violations += 1;
+                self.first_failing_seed = Some(self.first_failing_seed.map_or(seed, |first| first.min(seed)));
+            }
+        }
     }
 }

@@ -5,6 +5,8 @@
 //! vanish, viewers among them, and links with up to 30 % loss. At the end the world stands still, the links
 //! heal, and every replica must equal the truth.
 
+use std::hash::{DefaultHasher, Hasher};
+
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg32;
 use shadowland_client::replica::Replica;
@@ -17,9 +19,8 @@ use shadowland_world::{Encoder, PlayerHandle, Viewer, World, WorldConfig};
 
 use crate::link::{Conditions, Link};
 use crate::truth;
-use crate::{Outcome, Violation};
+use crate::{Outcome, TICK_US, Violation};
 
-const TICK_US: u64 = 1_000_000 / 60;
 /// Bytes that a snapshot message may have.
 const MESSAGE_BYTES: usize = 1150;
 /// Packets that one acknowledgement covers: the newest and a mask of 64.
@@ -42,6 +43,8 @@ struct Player {
     input: u32,
     budget: usize,
     rtt_ticks: u32,
+    /// Fingerprint of all snapshots.
+    traffic: DefaultHasher,
 }
 
 /// Runs one seed.
@@ -78,6 +81,7 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
             return Err(Violation(difference));
         }
         outcome.messages += player.next_packet;
+        outcome.traffic_hash ^= player.traffic.finish();
         outcome.faults += player.down.faults() + player.up.faults();
     }
     outcome.world_hash = world.hash();
@@ -130,6 +134,7 @@ fn join(world: &mut World, random: &mut Pcg32) -> Player {
         input: 0,
         budget: random.random_range(300..3_000),
         rtt_ticks: (2 * conditions.latency_us / TICK_US) as u32,
+        traffic: DefaultHasher::new(),
     }
 }
 
@@ -222,6 +227,7 @@ fn send_snapshot(
         let packet = player.next_packet;
         player.next_packet += 1;
         snapshot.sent(packet);
+        player.traffic.write(&message);
         player.down.send(now_us, (packet, message));
     }
     Ok(())
