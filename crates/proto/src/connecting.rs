@@ -82,6 +82,7 @@ fn deny_text(reason: DenyReason) -> &'static str {
         DenyReason::Full => "it is full",
         DenyReason::Version => "it speaks another version of the protocol",
         DenyReason::ShuttingDown => "it is shutting down",
+        DenyReason::Token => "the login token is missing, over, used, or not for this client",
         DenyReason::Other(_) => "for a reason that this version does not know",
     }
 }

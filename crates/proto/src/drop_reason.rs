@@ -36,6 +36,9 @@ pub enum DropReason {
     /// The Noise message does not open: made for another server's key, or damaged.
     #[error("the handshake does not open: made for another key, or damaged")]
     HandshakeFailed,
+    /// The login token does not let its bearer in; the client is told.
+    #[error("the login token does not let its bearer in")]
+    BadToken,
     /// The answer belongs to another client on the same socket.
     #[error("an answer for another client")]
     ForeignAnswer,
@@ -73,7 +76,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::TooLarge,
         Self::NotProtocol,
         Self::UnknownSession,
@@ -84,6 +87,7 @@ impl DropReason {
         Self::HalfOpenFull,
         Self::HandshakeBudget,
         Self::HandshakeFailed,
+        Self::BadToken,
         Self::ForeignAnswer,
         Self::NotSealed,
         Self::Replayed,

@@ -31,6 +31,7 @@ pub use connection::{
     Stats, TransportConfig,
 };
 pub use crypto::identity::Identity;
+pub use crypto::token::{LOGIN_TOKEN_BYTES, LoginToken, TokenError, TokenSigner, TokenVerifier};
 pub use drop_reason::{DropReason, Dropped};
 pub use endpoint::{Counters, Endpoint, EndpointConfig, Rate, Routed, SESSIONS_MAX, Session, Slot};
 pub use time::Time;

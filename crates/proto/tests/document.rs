@@ -1,5 +1,6 @@
 //! `docs/PROTOCOL.md` and the code say the same: types, limits, examples.
 
+use shadowland_proto::{LoginToken, TokenSigner};
 use shadowland_wire::ack::{AckBlock, AckDelay};
 use shadowland_wire::codec::Writer;
 use shadowland_wire::header::{Channel, Flags, Header};
@@ -86,6 +87,21 @@ fn the_examples_are_what_the_code_writes() {
     let place = MessageId { stream, id: 300 };
     Frame { kind: 0x40, reliable: Some(place), body: &[7] }.encode(&mut writer).unwrap();
     documented(writer.written());
+}
+
+#[test]
+fn the_example_of_a_token_is_what_the_code_signs() {
+    let signer = TokenSigner::from_seed(&[0x11; 32]);
+    let token = LoginToken {
+        id: [0x22; 16],
+        account: 42,
+        issued_s: 1_800_000_000,
+        expires_s: 1_800_000_060,
+        client_key: [0x33; 32],
+    };
+    let hex: String = signer.issue(&token).iter().map(|byte| format!("{byte:02x}")).collect();
+    let lines: Vec<_> = (0..hex.len()).step_by(100).map(|at| &hex[at..hex.len().min(at + 100)]).collect();
+    assert!(DOCUMENT.contains(&lines.join("\n")), "{}", lines.join("\n"));
 }
 
 fn documented(bytes: &[u8]) {

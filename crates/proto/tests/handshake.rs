@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{BAD, Link, Net, PERFECT, Phase, To};
@@ -10,7 +11,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_proto::{
     CloseReason, ConnectConfig, ConnectError, Connecting, DenyReason, DisconnectReason, DropReason, Endpoint,
-    EndpointConfig, Identity, Rate, Receiver, Routed, State, Time,
+    EndpointConfig, Identity, LoginToken, Rate, Receiver, Routed, State, Time, TokenSigner, TokenVerifier,
 };
 use shadowland_wire::header::HEADER_BYTES;
 
@@ -59,7 +60,7 @@ fn on_a_perfect_link_it_takes_six_datagrams() {
 }
 
 #[test]
-fn the_client_key_and_the_token_are_handed_up() {
+fn the_client_key_is_handed_up_and_an_open_server_does_not_look_at_tokens() {
     let mut net = Net::new(2, PERFECT, EndpointConfig::default());
     let identity = Identity::generate(&mut net.rng);
     let token = Some(vec![9; 256]);
@@ -67,7 +68,7 @@ fn the_client_key_and_the_token_are_handed_up() {
     net.run(ms(50));
     assert!(net.all_established());
     assert_eq!(net.session().client_key, identity.public_key());
-    assert_eq!(net.session().token.as_deref(), token.as_deref());
+    assert_eq!(net.session().login, None);
     assert_eq!(
         Connecting::new(
             ConnectConfig { token: Some(vec![0; 257]), ..Default::default() },
@@ -194,6 +195,63 @@ fn a_key_in_use_is_refused_from_another_address_even_with_a_cookie() {
     stolen[HEADER_BYTES + 3..HEADER_BYTES + 3 + 48].copy_from_slice(&cookie);
     net.deliver(elsewhere, &mut stolen);
     assert_eq!(net.server.counters().dropped.by(DropReason::DuplicateKey), 1);
+}
+
+const UNIX: u64 = 1_800_000_000;
+
+/// A server that asks for tokens, and the key that signs them. Its clock starts at 100 s.
+fn guarded() -> (Net, TokenSigner) {
+    let signer = TokenSigner::generate(&mut StdRng::seed_from_u64(20));
+    let tokens = TokenVerifier::new(vec![signer.public_key()], Duration::from_secs(UNIX - 100));
+    let config = EndpointConfig { tokens: Some(Arc::new(tokens)), ..Default::default() };
+    (Net::new(20, PERFECT, config), signer)
+}
+
+fn bearer(net: &mut Net, signer: &TokenSigner, id: u8) -> ConnectConfig {
+    let identity = Identity::generate(&mut net.rng);
+    let client_key = identity.public_key();
+    let login = LoginToken { id: [id; 16], account: 7, issued_s: UNIX, expires_s: UNIX + 60, client_key };
+    ConnectConfig {
+        token: Some(signer.issue(&login).to_vec()),
+        identity: Some(identity),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_token_lets_its_client_in_once() {
+    let (mut net, signer) = guarded();
+    let config = bearer(&mut net, &signer, 1);
+    net.join(config.clone());
+    net.run(ms(50));
+    assert!(net.all_established());
+    assert_eq!(net.session().login.map(|login| login.account), Some(7));
+
+    let again = net.join(config.clone());
+    let without = net.join(ConnectConfig::default());
+    let of_another = ConnectConfig { identity: None, ..bearer(&mut net, &signer, 2) };
+    let stolen = net.join(of_another);
+    net.run(Duration::from_secs(11));
+    for index in [again, without, stolen] {
+        assert_eq!(failure(&net, index), Some(ConnectError::Denied(DenyReason::Token)));
+    }
+    assert_eq!(net.server.session_count(), 1);
+    assert!(net.server.counters().dropped.by(DropReason::BadToken) >= 3);
+}
+
+#[test]
+fn a_token_whose_client_never_confirmed_is_good_again() {
+    let (mut net, signer) = guarded();
+    let config = bearer(&mut net, &signer, 1);
+    let index = net.join(config.clone());
+    net.run(ms(2));
+    net.clients[index].phase = Phase::Failed(ConnectError::Unreachable);
+    net.run(Duration::from_secs(6));
+    assert_eq!(net.server.counters().half_open_expired, 1);
+    net.clients.clear();
+    net.join(config);
+    net.run(ms(50));
+    assert!(net.all_established() && net.server.session_count() == 1);
 }
 
 /// Requests that are answered, and whose clients then never say anything.

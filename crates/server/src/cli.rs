@@ -29,8 +29,38 @@ pub enum Command {
     Config,
     /// Send simulated players to a running server.
     Bots(BotsArgs),
+    /// Make keys for login tokens, and tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Run a server and simulated players in one process and report how it went.
     Demo(DemoArgs),
+}
+
+/// What `shadowland token` can do. It is for tests and small setups: any account service can sign tokens, by the
+/// format in docs/PROTOCOL.md.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a key that signs tokens; print the public key, for the file security.token_keys of servers.
+    Keygen {
+        /// File for the secret key; it must not be there yet.
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+    },
+    /// Sign a token for a client and print it in hexadecimal digits.
+    Issue {
+        /// The secret key, as `token keygen` has made it.
+        #[arg(long, value_name = "PATH")]
+        key: PathBuf,
+        /// The client's static public key.
+        #[arg(long, value_name = "KEY")]
+        client_key: PublicKey,
+        /// The account to play as.
+        #[arg(long, value_name = "N")]
+        account: u64,
+        /// How long it is good.
+        #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+    },
 }
 
 /// Where the configuration comes from. The file is overridden by variables named after the settings, such as

@@ -3,18 +3,20 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, SeedableRng};
 use shadowland_bots::BotsConfig;
-use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs};
-use shadowland_server::config::Config;
+use shadowland_proto::{LoginToken, TokenSigner};
+use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs, TokenCommand};
+use shadowland_server::config::{Auth, Config};
 use shadowland_server::demo::{self, DemoOptions};
 use shadowland_server::identity::{self, PublicKey};
 use shadowland_server::load;
 use shadowland_server::server::Server;
+use shadowland_server::tokens;
 
 use crate::progress::{self, Line};
 
@@ -64,6 +66,9 @@ pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
 
     let mut rng = StdRng::try_from_rng(&mut SysRng).context("no randomness from the system")?;
     let identity = identity::load_or_create(&config.data_dir, &mut rng).map_err(not_started)?;
+    if config.security.auth == Auth::Open {
+        tracing::warn!("anybody can join: security.auth is \"open\"");
+    }
     let server = Server::start(config, identity).map_err(not_started)?;
     announce(&server)?;
 
@@ -92,6 +97,38 @@ pub(crate) fn bots(args: &BotsArgs) -> Result<(), Failure> {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
     } else {
         progress::print_bots(&mut out, &report)?;
+    }
+    Ok(())
+}
+
+/// Makes a key for login tokens, or a token.
+pub(crate) fn token(command: &TokenCommand) -> Result<(), Failure> {
+    let mut rng = StdRng::try_from_rng(&mut SysRng).context("no randomness from the system")?;
+    let mut out = stdout().lock();
+    match command {
+        TokenCommand::Keygen { out: path } => {
+            let signer = TokenSigner::generate(&mut rng);
+            tokens::keep_signer(path, &signer).map_err(not_started)?;
+            writeln!(out, "{}", PublicKey(signer.public_key()))?;
+        }
+        TokenCommand::Issue { key, client_key, account, seconds } => {
+            let signer = tokens::load_signer(key).map_err(not_started)?;
+            let issued_s =
+                SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is wrong")?.as_secs();
+            let mut id = [0; 16];
+            rng.fill_bytes(&mut id);
+            let token = LoginToken {
+                id,
+                account: *account,
+                issued_s,
+                expires_s: issued_s + seconds,
+                client_key: client_key.0,
+            };
+            for byte in signer.issue(&token) {
+                write!(out, "{byte:02x}")?;
+            }
+            writeln!(out)?;
+        }
     }
     Ok(())
 }

@@ -8,12 +8,15 @@
 //!
 //! Bytes, time and randomness are arguments. With the same ones, everything goes the same way.
 
+use std::sync::Arc;
+
 use rand::CryptoRng;
-use shadowland_proto::{Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters};
+use shadowland_proto::{Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters, TokenVerifier};
 use zeroize::Zeroizing;
 
 use crate::config::{Config, TICK_HZ};
 use crate::queue::queues;
+use crate::tokens::Accounts;
 
 pub use crate::hub::{Hub, Outbox};
 pub use crate::world_side::WorldSide;
@@ -33,6 +36,22 @@ pub struct Assembly {
 /// # Panics
 /// When the configuration is none that [`crate::config`] accepts.
 pub fn assemble(config: &Config, workers: usize, identity: &Identity, rng: &mut dyn CryptoRng) -> Assembly {
+    assemble_with_tokens(config, workers, identity, None, rng)
+}
+
+/// As [`assemble`], for a server that asks for login tokens: what stands in the configuration is only where the keys
+/// of the verifier are.
+///
+/// # Panics
+/// When the configuration is none that [`crate::config`] accepts.
+pub fn assemble_with_tokens(
+    config: &Config,
+    workers: usize,
+    identity: &Identity,
+    tokens: Option<&Arc<TokenVerifier>>,
+    rng: &mut dyn CryptoRng,
+) -> Assembly {
+    let accounts = Accounts::new(workers);
     let mut cookie_master = Zeroizing::new([0; 32]);
     rng.fill_bytes(&mut *cookie_master);
     let mut to_workers = Vec::new();
@@ -40,9 +59,10 @@ pub fn assemble(config: &Config, workers: usize, identity: &Identity, rng: &mut 
         .map(|worker| {
             let (worker_queues, world_queues) = queues(config.session.max_players);
             to_workers.push(world_queues);
-            let endpoint_config = endpoint_config(config, worker);
+            let endpoint_config =
+                EndpointConfig { tokens: tokens.cloned(), ..endpoint_config(config, worker) };
             let endpoint = Endpoint::new(endpoint_config, identity.clone(), &cookie_master, rng);
-            Hub::new(config, endpoint, worker_queues)
+            Hub::new(config, endpoint, worker_queues, worker, Arc::clone(&accounts))
         })
         .collect();
     Assembly { hubs, world: WorldSide::new(config.world.clone(), to_workers) }

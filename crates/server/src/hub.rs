@@ -32,6 +32,7 @@ use crate::config::{Config, TICK_HZ};
 use crate::queue::{Completed, ToWorker, ToWorld, WorkerQueues};
 use crate::session::{Inbound, Player, Stage};
 use crate::stats::WorkerStats;
+use crate::tokens::Accounts;
 
 /// Where a hub puts the datagrams that are to leave.
 pub trait Outbox {
@@ -45,6 +46,9 @@ pub trait Outbox {
 pub struct Hub {
     endpoint: Endpoint<Player>,
     queues: WorkerQueues,
+    /// The worker's index, and what all workers share about accounts.
+    worker: usize,
+    accounts: Arc<Accounts>,
     encoder: Encoder,
     rules: Rules,
     /// Sessions whose client has confirmed the keys.
@@ -73,10 +77,18 @@ struct Round {
 }
 
 impl Hub {
-    pub(crate) fn new(config: &Config, endpoint: Endpoint<Player>, queues: WorkerQueues) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        endpoint: Endpoint<Player>,
+        queues: WorkerQueues,
+        worker: usize,
+        accounts: Arc<Accounts>,
+    ) -> Self {
         Self {
             endpoint,
             queues,
+            worker,
+            accounts,
             encoder: Encoder::new(),
             rules: Rules::new(config),
             listed: Vec::with_capacity(config.session.max_players),
@@ -127,6 +139,11 @@ impl Hub {
         let full = players >= self.rules.max_players;
         self.endpoint.refuse_new(full.then_some(DenyReason::Full));
         self.endpoint.on_timeout(now);
+        for slot in self.accounts.take_replaced(self.worker) {
+            if let Some(session) = self.endpoint.session_mut(slot) {
+                session.connection.close(now, DisconnectReason::Replaced);
+            }
+        }
         self.round = Some(Round { frame, next: 0 });
     }
 
@@ -206,6 +223,9 @@ impl Hub {
         if session.connection.is_confirmed() && !player.listed {
             player.listed = true;
             self.listed.push(slot);
+            if let Some(login) = &session.login {
+                self.accounts.begin(login.account, slot);
+            }
         }
         if let Err(reason) = handled {
             self.endpoint.count_drop(reason);
@@ -279,6 +299,9 @@ impl Hub {
 
     /// Forgets a session that is over.
     fn part(&mut self, slot: Slot, player: Option<PlayerHandle>, reason: CloseReason) {
+        if let Some(login) = self.endpoint.session_mut(slot).and_then(|session| session.login) {
+            self.accounts.end(login.account, slot);
+        }
         self.endpoint.remove(slot);
         if let Some(player) = player {
             self.stats.players -= 1;

@@ -86,8 +86,16 @@ pub fn load_or_create(data_dir: &Path, rng: &mut dyn CryptoRng) -> Result<Identi
     }
 }
 
+/// The secret key in a file of 64 hexadecimal digits.
+pub(crate) fn read_secret(path: &Path) -> io::Result<Result<Zeroizing<[u8; KEY_BYTES]>, NotAKey>> {
+    let bytes = Zeroizing::new(fs::read(path)?);
+    warn_if_shared(path);
+    let key = std::str::from_utf8(&bytes).map_err(|_| NotAKey).and_then(|text| parse_hex(text.trim()));
+    Ok(key.map(Zeroizing::new))
+}
+
 /// Writes beside the final name first: a crash never leaves half a key there.
-fn create(data_dir: &Path, path: &Path, key: &[u8; KEY_BYTES]) -> io::Result<()> {
+pub(crate) fn create(data_dir: &Path, path: &Path, key: &[u8; KEY_BYTES]) -> io::Result<()> {
     fs::create_dir_all(data_dir)?;
     let new: PathBuf = path.with_extension(format!("new.{}", std::process::id()));
     let mut options = OpenOptions::new();
@@ -114,7 +122,7 @@ fn warn_if_shared(path: &Path) {
         tracing::warn!(
             file = %path.display(),
             mode = format_args!("{mode:o}"),
-            "others on this machine may read the server's private key; chmod 600 it"
+            "others on this machine may read this private key; chmod 600 it"
         );
     }
 }

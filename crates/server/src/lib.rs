@@ -23,6 +23,7 @@
 //! | `queue` | what passes between the threads |
 //! | `schedule` | when ticks start and how long they last |
 //! | `control` | flags that all threads look at |
+//! | [`tokens`] | the keys that may sign login tokens, and which account plays where |
 //! | [`stats`] | what a running server tells about itself |
 
 pub mod cli;
@@ -38,6 +39,7 @@ mod schedule;
 pub mod server;
 mod session;
 pub mod stats;
+pub mod tokens;
 mod worker;
 mod world_side;
 mod world_thread;

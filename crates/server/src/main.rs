@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Serve => commands::serve(&cli.config),
         Command::Config => commands::config(&cli.config),
         Command::Bots(args) => commands::bots(&args),
+        Command::Token(command) => commands::token(&command),
         Command::Demo(args) => commands::demo(&cli.config, &args),
     };
     match result {

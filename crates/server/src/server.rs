@@ -4,21 +4,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use mio::{Interest, Poll, Waker};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use shadowland_proto::Identity;
+use shadowland_proto::{Identity, Time, TokenVerifier};
 use shadowland_udp::{Options, UdpSocket};
 use shadowland_world::Frame;
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use crate::control::{Alive, Control};
 use crate::embed::{self, Assembly, Hub};
 use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::Clock;
 use crate::stats::{ServerStats, Shared, TickStats, WorkerStats};
+use crate::tokens::{self, TokenKeyError};
 use crate::worker::{self, Worker};
 use crate::world_thread::{WorkerLink, WorldThread};
 
@@ -41,6 +43,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Login tokens cannot be checked.
+    #[error(transparent)]
+    TokenKeys(#[from] TokenKeyError),
     /// The system lacks something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -72,6 +77,10 @@ impl Server {
     pub fn start(config: Config, identity: Identity) -> Result<Self, StartError> {
         let mut rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| system("get randomness", io::Error::other(error)))?;
+        let keys = match &config.security.auth {
+            Auth::Open => None,
+            Auth::Token { keys } => Some(tokens::load_keys(keys)?),
+        };
         let sockets = bind(&config)?;
         let local_addr = sockets[0].local_addr().map_err(|error| system("tell the bound address", error))?;
 
@@ -86,7 +95,13 @@ impl Server {
             taps: Arc::new(FrameTaps::new()),
             threads: Vec::new(),
         };
-        let Assembly { hubs, world } = embed::assemble(&config, sockets.len(), &identity, &mut rng);
+        let tokens = keys.map(|keys| {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Arc::new(TokenVerifier::new(keys, unix.saturating_sub(clock.now() - Time::default())))
+        });
+        let workers = sockets.len();
+        let Assembly { hubs, world } =
+            embed::assemble_with_tokens(&config, workers, &identity, tokens.as_ref(), &mut rng);
         let mut links = Vec::new();
         for (index, (socket, hub)) in sockets.into_iter().zip(hubs).enumerate() {
             links.push(server.start_worker(index, socket, hub, clock)?);

@@ -128,3 +128,32 @@ fn it_serves_without_a_file_and_stops_cleanly_when_told() {
         assert!(log.contains("stopped"), "{log}");
     }
 }
+
+#[test]
+fn token_keys_and_tokens_are_made_and_a_server_needs_the_public_key() {
+    let directory = Directory::new("token");
+    let output = directory.run(&["token", "keygen", "--out", "signer"]);
+    assert!(output.status.success());
+    let public = String::from_utf8(output.stdout).unwrap();
+    public.trim().parse::<PublicKey>().unwrap();
+    let again = refusal(&directory.run(&["token", "keygen", "--out", "signer"]));
+    assert!(again.starts_with("signer: cannot keep the new key: "), "{again}");
+
+    let client = "ab".repeat(32);
+    let issue = ["token", "issue", "--key", "signer", "--account", "7", "--client-key", &client];
+    let (one, other) = (directory.run(&issue).stdout, directory.run(&issue).stdout);
+    assert_eq!(one.len(), 2 * shadowland_proto::LOGIN_TOKEN_BYTES + 1);
+    assert_ne!(one, other, "every token has an id of its own");
+    assert_eq!(one[2..18], public.as_bytes()[..16], "the key's id is its start");
+
+    let serve = ["--listen", "127.0.0.1:0", "--set", "security.auth=token"];
+    let message = refusal_after_logs(&directory.run(&serve));
+    assert!(message.starts_with("data/token_keys: cannot read the keys for login tokens: "), "{message}");
+}
+
+/// The last line of an attempt that must end with exit code 2.
+fn refusal_after_logs(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    text.lines().last().and_then(|line| line.strip_prefix("shadowland: ")).expect(&text).to_owned()
+}

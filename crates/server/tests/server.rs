@@ -4,15 +4,16 @@ mod common;
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Client, config};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_proto::{
-    CloseReason, ConnectConfig, ConnectError, DenyReason, DisconnectReason, DropReason, Identity,
+    CloseReason, ConnectConfig, ConnectError, DenyReason, DisconnectReason, DropReason, Identity, LoginToken,
+    TokenSigner,
 };
-use shadowland_server::config::Config;
+use shadowland_server::config::{Auth, Config};
 use shadowland_server::server::{Server, StartError};
 use shadowland_server::stats::ServerStats;
 use shadowland_wire::codec::{Reader, Writer};
@@ -276,4 +277,43 @@ fn a_player_whose_address_changes_keeps_playing_on_its_worker() {
     let stats = server.stats();
     assert_eq!((stats.players(), stats.sum(|worker| worker.lost)), (8, 0));
     assert!(clients.iter().all(|client| client.close_reason().is_none()));
+}
+
+#[test]
+fn with_tokens_the_newest_session_of_an_account_stays() {
+    let signer = TokenSigner::generate(&mut StdRng::seed_from_u64(20));
+    let keys = std::env::temp_dir().join(format!("shadowland-token-keys-{}", std::process::id()));
+    let digits: String = signer.public_key().iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(&keys, digits).unwrap();
+    let mut config = config(2, 100);
+    config.security.auth = Auth::Token { keys: keys.clone() };
+    let server = start(config);
+    std::fs::remove_file(keys).unwrap();
+
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let login = |seed: u64| {
+        let identity = Identity::generate(&mut StdRng::seed_from_u64(seed));
+        let id = [seed as u8; 16];
+        let client_key = identity.public_key();
+        let token = LoginToken { id, account: 5, issued_s: now_s, expires_s: now_s + 60, client_key };
+        let token = Some(signer.issue(&token).to_vec());
+        let config = ConnectConfig { token, identity: Some(identity), ..ConnectConfig::default() };
+        Client::connect(server.local_addr(), server.public_key(), seed, config)
+    };
+    // On both workers, most likely.
+    let mut older = login(1).unwrap();
+    older.until("a snapshot", |client| client.heard.last.is_some());
+    for seed in 2..8 {
+        let mut newer = login(seed).unwrap();
+        newer.until("a snapshot", |client| client.heard.last.is_some());
+        older.until("to be replaced", |client| client.close_reason().is_some());
+        assert_eq!(older.close_reason(), Some(CloseReason::Peer(DisconnectReason::Replaced)));
+        older = newer;
+    }
+    wait_for(&server, "one player", |stats| stats.players() == 1);
+    older.until("more snapshots", |client| client.heard.snapshots > 10);
+
+    let config = ConnectConfig { timeout: Duration::from_millis(600), ..ConnectConfig::default() };
+    let refused = Client::connect(server.local_addr(), server.public_key(), 99, config).err();
+    assert_eq!(refused, Some(ConnectError::Denied(DenyReason::Token)));
 }

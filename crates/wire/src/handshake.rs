@@ -99,6 +99,8 @@ pub enum DenyReason {
     Version,
     /// The server is about to stop.
     ShuttingDown,
+    /// The login token is missing, over, used, or not for this client.
+    Token,
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -111,6 +113,7 @@ impl DenyReason {
             1 => Self::Full,
             2 => Self::Version,
             3 => Self::ShuttingDown,
+            4 => Self::Token,
             other => Self::Other(other),
         }
     }
@@ -122,6 +125,7 @@ impl DenyReason {
             Self::Full => 1,
             Self::Version => 2,
             Self::ShuttingDown => 3,
+            Self::Token => 4,
             Self::Other(code) => code,
         }
     }

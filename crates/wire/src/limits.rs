@@ -35,6 +35,10 @@ pub const KEY_SECONDS_MAX: u64 = 2 * 60 * 60;
 pub const REMEMBERED_HANDSHAKES: usize = 8192;
 /// Rate buckets for networks that an endpoint keeps.
 pub const NETWORK_BUCKETS: usize = 4096;
+/// Longest life of a login token, in seconds: used ones are remembered so long.
+pub const TOKEN_SECONDS_MAX: u64 = 600;
+/// Used login tokens that a server remembers until they expire; then it takes no more.
+pub const TOKENS_REMEMBERED: usize = 65_536;
 /// Longest login token that ConnectRequest may carry, in bytes.
 pub const TOKEN_BYTES: usize = 256;
 

@@ -8,3 +8,4 @@ pub(crate) mod identity;
 pub(crate) mod key_schedule;
 mod resolver;
 pub(crate) mod seal;
+pub(crate) mod token;

@@ -31,6 +31,7 @@ use crate::crypto::cookie::{Client, Cookies};
 use crate::crypto::entropy::Entropy;
 use crate::crypto::handshake::Responder;
 use crate::crypto::identity::Identity;
+use crate::crypto::token::{LoginToken, TokenVerifier};
 use crate::drop_reason::{DropReason, Dropped};
 
 use rate::{Bucket, NetworkBuckets};
@@ -55,6 +56,8 @@ pub struct EndpointConfig {
     /// Noise messages that the endpoint computes, so that a flood cannot take the tick's CPU (about 0.1 ms
     /// each).
     pub handshake_rate: Rate,
+    /// Who checks login tokens; without it anybody may come in, and tokens are not looked at.
+    pub tokens: Option<Arc<TokenVerifier>>,
     /// When the keys of a session are replaced.
     pub rekey: RekeyLimits,
     /// What sessions run with.
@@ -72,6 +75,7 @@ impl Default for EndpointConfig {
             half_open_timeout: Duration::from_secs(5),
             network_rate: Rate { per_second: 64, burst: 256 },
             handshake_rate: Rate { per_second: 1_000, burst: 500 },
+            tokens: None,
             rekey: RekeyLimits::default(),
             parameters: SessionParameters::default(),
             transport: TransportConfig::default(),
@@ -123,8 +127,8 @@ pub struct Session<T> {
     pub connection: Connection,
     /// The client's static public key.
     pub client_key: [u8; KEY_BYTES],
-    /// The login token as the client sent it; not looked at here.
-    pub token: Option<Box<[u8]>>,
+    /// What the login token says, where one is asked for.
+    pub login: Option<LoginToken>,
     /// What the server hangs on the session.
     pub data: Option<T>,
 }
@@ -264,6 +268,10 @@ impl<T> Endpoint<T> {
         self.forget_confirmed();
         while let Some((slot, _)) = self.half_open.pop_front_if(|(_, expires)| now >= *expires) {
             self.counters.half_open_expired += 1;
+            let login = self.session_mut(slot).and_then(|session| session.login);
+            if let (Some(tokens), Some(login)) = (&self.config.tokens, login) {
+                tokens.give_back(&login);
+            }
             self.remove(slot);
         }
     }
@@ -359,7 +367,14 @@ impl<T> Endpoint<T> {
         if !self.handshakes.take(now, self.config.handshake_rate) {
             return Err(DropReason::HandshakeBudget);
         }
-        let noise = self.accept(now, client, index, noise)?;
+        let noise = match self.accept(now, client, index, noise) {
+            // The one refusal after the handshake that the client can do something about.
+            Err(DropReason::BadToken) => {
+                self.counters.dropped.count(DropReason::BadToken);
+                return Ok(self.deny(client, DenyReason::Token, reply));
+            }
+            accepted => accepted?,
+        };
         Ok(answer(&ServerHandshake::ConnectionAccepted { echo, noise: &noise }, reply))
     }
 
@@ -378,6 +393,10 @@ impl<T> Endpoint<T> {
         let slot = Slot::new(self.config.worker, index, self.slots[usize::from(index)].generation);
         let acceptance =
             Acceptance { connection_id: slot.connection_id(), parameters: self.config.parameters };
+        let login = match &self.config.tokens {
+            Some(tokens) => Some(tokens.take(now, token, &client_key).map_err(|_| DropReason::BadToken)?),
+            None => None,
+        };
         let (noise, keys) = responder.accept(&acceptance).map_err(|_| DropReason::HandshakeFailed)?;
 
         let entropy = Entropy::new(&mut self.rng);
@@ -388,7 +407,7 @@ impl<T> Endpoint<T> {
 
         self.free.pop_front();
         self.slots[usize::from(index)].session =
-            Some(Box::new(Session { connection, client_key, token, data: None }));
+            Some(Box::new(Session { connection, client_key, login, data: None }));
         self.half_open.push_back((slot, now + self.config.half_open_timeout));
         self.remembered.insert(now, *client.ephemeral, Accepted { slot, address: client.address, noise });
         self.counters.accepted += 1;
@@ -427,9 +446,9 @@ fn answer(message: &ServerHandshake<'_>, reply: &mut [u8]) -> Routed {
 
 /// The token in the payload of the first Noise message; an empty one is none.
 #[expect(clippy::option_option, reason = "no payload and no token are different things")]
-fn decode_token(payload: &[u8]) -> Option<Option<Box<[u8]>>> {
+fn decode_token(payload: &[u8]) -> Option<Option<&[u8]>> {
     let mut reader = Reader::new(payload);
     let token = reader.length_prefixed().ok()?;
     reader.finish().ok()?;
-    Some((!token.is_empty()).then(|| token.into()))
+    Some((!token.is_empty()).then_some(token))
 }

@@ -68,9 +68,23 @@ pub struct SessionConfig {
     pub budget_bytes: usize,
 }
 
+/// Who may join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// Anybody.
+    Open,
+    /// Whoever has a login token that one of the keys in this file has signed.
+    Token {
+        /// The file of public keys.
+        keys: PathBuf,
+    },
+}
+
 /// Keys, and who may join.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SecurityConfig {
+    /// Who may join.
+    pub auth: Auth,
     /// When the keys of a session are replaced.
     pub rekey: RekeyLimits,
 }
@@ -172,6 +186,10 @@ impl Effective {
                 budget_bytes: self.whole("session.budget_bytes"),
             },
             security: SecurityConfig {
+                auth: match self.text("security.auth") {
+                    "token" => Auth::Token { keys: self.text("security.token_keys").into() },
+                    _ => Auth::Open,
+                },
                 rekey: RekeyLimits {
                     bytes: self.whole("security.rekey_bytes") as u64,
                     age: Duration::from_secs_f64(self.number("security.rekey_after_s")),

@@ -38,6 +38,8 @@ pub enum Kind {
     },
     /// One of a few whole numbers.
     OneOf(&'static [u64]),
+    /// One of a few words.
+    Word(&'static [&'static str]),
     /// A path, relative to the working directory or absolute.
     Path,
     /// Directives of `tracing`'s filter.
@@ -53,7 +55,7 @@ pub enum Value {
     Whole(u64),
     /// Of [`Kind::Number`].
     Number(f64),
-    /// Of [`Kind::Path`] and [`Kind::LogFilter`].
+    /// Of [`Kind::Path`], [`Kind::Word`] and [`Kind::LogFilter`].
     Text(String),
 }
 
@@ -120,6 +122,18 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "Bytes about others that a player is sent at a time, at most; what does not fit waits its turn.",
         kind: Kind::Whole { min: 256, max: 65_536 },
         default: || Value::Whole(1_150),
+    },
+    Setting {
+        key: "security.auth",
+        meaning: "Who may join: anybody, or who has a login token.",
+        kind: Kind::Word(&["open", "token"]),
+        default: || Value::Text("open".into()),
+    },
+    Setting {
+        key: "security.token_keys",
+        meaning: "File of the public keys that may sign login tokens, one on each line; read when auth is token.",
+        kind: Kind::Path,
+        default: || Value::Text("data/token_keys".into()),
     },
     Setting {
         key: "security.rekey_bytes",
@@ -217,6 +231,10 @@ impl Kind {
                 let number = literal.number()?;
                 (min..=max).contains(&number).then_some(Value::Number(number))
             }
+            Kind::Word(allowed) => {
+                let text = literal.text()?;
+                allowed.contains(&text).then(|| Value::Text(text.to_owned()))
+            }
             Kind::Path => {
                 let text = literal.text()?;
                 (!text.is_empty()).then(|| Value::Text(text.to_owned()))
@@ -239,6 +257,10 @@ impl Kind {
             Kind::OneOf(numbers) => {
                 let numbers: Vec<_> = numbers.iter().map(u64::to_string).collect();
                 format!("one of {}", numbers.join(", "))
+            }
+            Kind::Word(words) => {
+                let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                words.join(" or ")
             }
             Kind::Path => "a path in quotes, not empty".into(),
             Kind::LogFilter => {
