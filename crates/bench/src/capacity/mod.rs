@@ -1,0 +1,348 @@
+//! What a tick costs, without sockets.
+//!
+//! The server is the real one: hubs, queues and world as its threads drive them ([`shadowland_server::embed`]), under
+//! virtual time. So are the clients: sessions that open every packet, apply it and answer, on links with round trips
+//! of 1 to 8 ticks; what they do is not timed. Timed are, on every tick: receiving (decrypt, acknowledgements,
+//! inputs), simulating, publishing the frame, and serving (choose, encode, seal a snapshot for everybody).
+
+mod floor;
+mod shard;
+mod sight;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::Serialize;
+use shadowland_proto::{Identity, Time};
+use shadowland_server::config::Config;
+use shadowland_server::embed::{Assembly, WorldSide, assemble};
+use shadowland_world::Frame;
+
+use crate::clock::{Span, measure, ms, percentile};
+use shard::{Shard, Told};
+
+const TICK_HZ: u64 = 60;
+/// Others that a player sees on average in `wander`.
+const OTHERS_IN_SIGHT: f64 = 50.0;
+/// Area of the battle a head in `siege`, in cm^2: 5 square metres.
+const SIEGE_CM2: f64 = 50_000.0;
+/// Ticks between the last player's joining and the measurement.
+const WARM_UP_TICKS: u64 = 120;
+/// Ticks until everybody has joined, at the most.
+const JOIN_TICKS: u64 = 3_600;
+/// Ticks of stillness before views are compared with the truth.
+const STILL_TICKS: u64 = 120;
+
+/// What a tick costs, without sockets.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// What the players do.
+    #[arg(long, value_enum, default_value_t = Workload::Wander)]
+    workload: Workload,
+    /// How many play.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    players: u32,
+    /// Ticks to measure.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    ticks: u32,
+    /// Threads that receive and serve; one of them simulates before.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// Where all randomness starts.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Bytes of blocks that a player gets in a tick at most.
+    #[arg(long, default_value_t = 1_150)]
+    budget: usize,
+    /// Cells per interest distance: smaller cells cost time and save bytes.
+    #[arg(long)]
+    cells_per_distance: Option<f64>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Workload {
+    /// Spread out, 50 others in sight, 80 % on random walks.
+    Wander,
+    /// Everybody in one square, 5 square metres a head, in everybody's sight.
+    Siege,
+}
+
+/// The result, as printed with `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    workload: String,
+    players: u32,
+    threads: u32,
+    visible_mean: f64,
+    tick_cpu_ms_p50: f64,
+    tick_cpu_ms_p99: f64,
+    tick_wall_ms_p99: f64,
+    /// Medians of CPU time.
+    phases: Phases,
+    aead_floor_ms: f64,
+    nearest_40_hz: f64,
+    refresh_s_max: f64,
+    allocations_per_tick: f64,
+    bytes_per_player_per_s: f64,
+    reduction_percent: f64,
+    position_error_cm_max: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Phases {
+    receive_ms: f64,
+    simulate_ms: f64,
+    publish_ms: f64,
+    serve_ms: f64,
+}
+
+/// What one measured tick took.
+#[derive(Debug, Clone, Copy, Default)]
+struct TickCost {
+    receive: Duration,
+    simulate: Duration,
+    publish: Duration,
+    serve: Duration,
+    wall: Duration,
+    allocations: u64,
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what the program is for")]
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let report = Bench::new(arguments)?.run()?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report:#?}");
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    arguments: &'a Arguments,
+    world: WorldSide,
+    shards: Vec<Worker>,
+    tick: u64,
+    progress: indicatif::ProgressBar,
+}
+
+/// A thread with a hub and its clients.
+struct Worker {
+    work: Sender<Work>,
+    done: Receiver<Told>,
+}
+
+/// What a worker is told to do next.
+enum Work {
+    /// The clients' turn: they receive, act and send.
+    Clients { tick: u64, still: bool },
+    /// Receive what has arrived.
+    Receive { now: Time },
+    /// Serve everybody with a frame.
+    Serve { now: Time, frame: Arc<Frame>, players: usize },
+    /// Start to watch what is seen.
+    Watch,
+    /// Compare what is seen with the truth, and tell what was watched.
+    Sight { frame: Arc<Frame>, truth: Arc<sight::Truth> },
+}
+
+impl<'a> Bench<'a> {
+    fn new(arguments: &'a Arguments) -> anyhow::Result<Self> {
+        let players = arguments.players as usize;
+        let config = config(arguments)?;
+        let mut rng = StdRng::seed_from_u64(arguments.seed);
+        let identity = Identity::generate(&mut rng);
+        let Assembly { hubs, world } = assemble(&config, arguments.threads as usize, &identity, &mut rng);
+        let count = hubs.len();
+        let shards = (0..).zip(hubs).map(|(index, hub)| {
+            let addresses = (0..players)
+                .filter(|player| player % count == index)
+                .map(|player| (player, SocketAddr::from((Ipv4Addr::LOCALHOST, 1_024 + player as u16))));
+            let shard = Shard::new(hub, addresses, identity.public_key(), arguments.seed);
+            Worker::start(shard)
+        });
+        let shards = shards.collect();
+        let progress = indicatif::ProgressBar::new(JOIN_TICKS);
+        Ok(Self { arguments, world, shards, tick: 0, progress })
+    }
+
+    fn run(mut self) -> anyhow::Result<Report> {
+        let players = self.arguments.players as usize;
+        self.progress.set_message("joining");
+        while self.world.world().player_count() < players {
+            ensure!(self.tick < JOIN_TICKS, "only {} players joined", self.world.world().player_count());
+            self.run_on(1, false);
+        }
+        self.progress.set_message("warming up");
+        self.run_on(WARM_UP_TICKS, false);
+        self.all(|| Work::Watch);
+        let sent_before = self.sent_bytes();
+        let ticks = u64::from(self.arguments.ticks);
+        self.progress.set_message("measuring");
+        let costs: Vec<TickCost> = (0..ticks).map(|_| self.step(false)).collect();
+        let sent = self.sent_bytes();
+        // The floor is measured in the same run, with the sizes that were sent and received.
+        let floor = floor::aead(sent_before, sent, ticks);
+        let frame = self.world.publish();
+        let truth = Arc::new(sight::Truth::new(self.world.world(), &frame));
+        let watched = self.look(&frame, &truth);
+        self.progress.set_message("comparing");
+        self.run_on(STILL_TICKS, true);
+        let frame = self.world.publish();
+        let truth = Arc::new(sight::Truth::new(self.world.world(), &frame));
+        let at_rest = self.look(&frame, &truth);
+        self.progress.finish_and_clear();
+
+        let seconds = ticks as f64 / TICK_HZ as f64;
+        let bytes_per_player_per_s =
+            (sent.bytes_out - sent_before.bytes_out) as f64 / players as f64 / seconds;
+        let visible_mean = watched.visible_mean();
+        let naive = visible_mean * f64::from(NAIVE_BYTES) * TICK_HZ as f64;
+        let of = |part: fn(&TickCost) -> Duration, share| {
+            percentile(&mut costs.iter().map(|cost| ms(part(cost))).collect::<Vec<_>>(), share)
+        };
+        let total = |cost: &TickCost| cost.receive + cost.simulate + cost.publish + cost.serve;
+        Ok(Report {
+            workload: self
+                .arguments
+                .workload
+                .to_possible_value()
+                .context("a hidden workload")?
+                .get_name()
+                .to_owned(),
+            players: self.arguments.players,
+            threads: self.arguments.threads,
+            visible_mean,
+            tick_cpu_ms_p50: of(total, 0.5),
+            tick_cpu_ms_p99: of(total, 0.99),
+            tick_wall_ms_p99: of(|cost| cost.wall, 0.99),
+            phases: Phases {
+                receive_ms: of(|cost| cost.receive, 0.5),
+                simulate_ms: of(|cost| cost.simulate, 0.5),
+                publish_ms: of(|cost| cost.publish, 0.5),
+                serve_ms: of(|cost| cost.serve, 0.5),
+            },
+            aead_floor_ms: floor,
+            nearest_40_hz: watched.nearest_40_hz(),
+            refresh_s_max: watched.refresh_s_max,
+            allocations_per_tick: costs.iter().map(|cost| cost.allocations).sum::<u64>() as f64
+                / ticks as f64,
+            bytes_per_player_per_s,
+            reduction_percent: 100.0 * (1.0 - bytes_per_player_per_s / naive),
+            position_error_cm_max: at_rest.position_error_cm_max,
+        })
+    }
+
+    /// So many ticks that are not measured.
+    fn run_on(&mut self, ticks: u64, still: bool) {
+        for _ in 0..ticks {
+            self.step(still);
+        }
+    }
+
+    /// One tick of everything.
+    fn step(&mut self, still: bool) -> TickCost {
+        self.tick += 1;
+        self.progress.inc(1);
+        let (tick, now) = (self.tick, Time::from_micros(self.tick * 1_000_000 / TICK_HZ));
+        self.all(|| Work::Clients { tick, still });
+        let received = self.all(|| Work::Receive { now });
+        let simulated = measure(|| self.world.tick());
+        let mut frame = None;
+        let published = measure(|| frame = Some(self.world.publish()));
+        let frame = frame.expect("it was published");
+        let players = self.world.world().player_count();
+        let served = self.all(|| Work::Serve { now, frame: Arc::clone(&frame), players });
+        let cpu = |spans: &[Told]| spans.iter().map(|told| told.span.cpu).sum();
+        let longest = |spans: &[Told]| spans.iter().map(|told| told.span.wall).max().unwrap_or_default();
+        let allocations = |spans: &[Told]| spans.iter().map(|told| told.span.allocations).sum::<u64>();
+        TickCost {
+            receive: cpu(&received),
+            simulate: simulated.cpu,
+            publish: published.cpu,
+            serve: cpu(&served),
+            wall: longest(&received) + simulated.wall + published.wall + longest(&served),
+            allocations: allocations(&received)
+                + allocations(&served)
+                + simulated.allocations
+                + published.allocations,
+        }
+    }
+
+    /// Has every shard do something at the same time, and waits for all.
+    fn all(&self, work: impl Fn() -> Work) -> Vec<Told> {
+        for shard in &self.shards {
+            shard.work.send(work()).expect("a worker ends after its bench");
+        }
+        self.shards.iter().map(|shard| shard.done.recv().expect("a worker answers")).collect()
+    }
+
+    fn sent_bytes(&self) -> shard::Traffic {
+        let told = self.all(|| Work::Receive { now: Time::from_micros(self.tick * 1_000_000 / TICK_HZ) });
+        told.into_iter().map(|told| told.traffic).sum()
+    }
+
+    fn look(&self, frame: &Arc<Frame>, truth: &Arc<sight::Truth>) -> sight::Seen {
+        let told = self.all(|| Work::Sight { frame: Arc::clone(frame), truth: Arc::clone(truth) });
+        told.into_iter().map(|told| told.seen).fold(sight::Seen::default(), sight::Seen::and)
+    }
+}
+
+/// Bytes of an entity in the naive protocol that `reduction_percent` compares with: everything in full, every tick.
+const NAIVE_BYTES: u32 = 46;
+
+impl Worker {
+    fn start(mut shard: Shard) -> Self {
+        let (work, to_do) = channel();
+        let (tell, done) = channel();
+        std::thread::spawn(move || {
+            while let Ok(work) = to_do.recv() {
+                let (mut span, mut seen) = (Span::default(), sight::Seen::default());
+                match work {
+                    Work::Clients { tick, still } => shard.clients_turn(tick, still),
+                    Work::Receive { now } => span = shard.receive(now),
+                    Work::Serve { now, frame, players } => span = shard.serve(now, frame, players),
+                    Work::Watch => shard.watch(),
+                    Work::Sight { frame, truth } => seen = shard.look(&frame, &truth),
+                }
+                if tell.send(Told { span, seen, traffic: shard.traffic() }).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { work, done }
+    }
+}
+
+fn config(arguments: &Arguments) -> anyhow::Result<Config> {
+    let mut config = Config::default();
+    let players = arguments.players as usize;
+    config.session.max_players = players;
+    config.session.budget_bytes = arguments.budget;
+    let world = &mut config.world;
+    world.seed = arguments.seed;
+    world.npcs = 0;
+    world.player_capacity = players;
+    world.entity_capacity = players + 1_024;
+    if let Some(cells) = arguments.cells_per_distance {
+        world.layers.iter_mut().for_each(|layer| layer.cells_per_distance = cells);
+    }
+    match arguments.workload {
+        Workload::Wander => {
+            let distance = world.layers[0].distance_cm;
+            world.set_density(players, OTHERS_IN_SIGHT, distance);
+        }
+        Workload::Siege => world.map.size_cm = (SIEGE_CM2 * players as f64).sqrt(),
+    }
+    world.check()?;
+    Ok(config)
+}

@@ -1,0 +1,275 @@
+//! A hub with its clients, and the links between them.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use shadowland_bots::wander::Wanderer;
+use shadowland_client::session::Session;
+use shadowland_proto::{ConnectConfig, Time};
+use shadowland_server::embed::{Hub, Outbox};
+use shadowland_wire::limits::DATAGRAM_BYTES;
+use shadowland_world::Frame;
+
+use super::TICK_HZ;
+use super::sight::{self, Seen, Truth, Watch};
+use crate::clock::{Span, measure};
+
+/// Round trips of the clients, in ticks: 1 up to this.
+const LONGEST_ROUND_TRIP: u64 = 8;
+/// Clients that start to connect in a tick.
+const JOINS_PER_TICK: usize = 50;
+/// Of so many clients one is watched.
+const WATCHED_OF: usize = 64;
+/// Slots of the outbox, as a worker's.
+const SLOTS: usize = 64;
+
+/// What a shard answers.
+pub(super) struct Told {
+    pub(super) span: Span,
+    pub(super) seen: Seen,
+    pub(super) traffic: Traffic,
+}
+
+/// What passed between hub and clients.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Traffic {
+    pub(super) packets_in: u64,
+    pub(super) bytes_in: u64,
+    pub(super) packets_out: u64,
+    pub(super) bytes_out: u64,
+}
+
+impl std::iter::Sum for Traffic {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            packets_in: a.packets_in + b.packets_in,
+            bytes_in: a.bytes_in + b.bytes_in,
+            packets_out: a.packets_out + b.packets_out,
+            bytes_out: a.bytes_out + b.bytes_out,
+        })
+    }
+}
+
+/// A datagram on its way, and the tick of its arrival.
+type OnTheWay = (u64, Vec<u8>);
+
+struct Client {
+    address: SocketAddr,
+    session: Session,
+    walk: Wanderer,
+    round_trip: u64,
+    down: VecDeque<OnTheWay>,
+    up: VecDeque<OnTheWay>,
+    watch: Option<Watch>,
+}
+
+pub(super) struct Shard {
+    hub: Hub,
+    clients: Vec<Client>,
+    /// By port.
+    client_of: Vec<u32>,
+    /// Clients that have not started yet.
+    waiting: VecDeque<(usize, SocketAddr)>,
+    server_key: [u8; 32],
+    seed: u64,
+    rng: StdRng,
+    inbox: Vec<(SocketAddr, Vec<u8>)>,
+    outbox: Batch,
+    traffic: Traffic,
+    watching: bool,
+    tick: u64,
+}
+
+/// The outbox: a few slots, as a worker's, and behind them the network.
+struct Batch {
+    slots: Box<[[u8; DATAGRAM_BYTES]]>,
+    lengths: Vec<(u16, SocketAddr)>,
+    /// What left: lengths and addresses, and all bytes in one.
+    left: Vec<(u16, SocketAddr)>,
+    bytes: Vec<u8>,
+}
+
+impl Outbox for Batch {
+    fn slot(&mut self) -> Option<&mut [u8; DATAGRAM_BYTES]> {
+        if self.lengths.len() == SLOTS {
+            self.flush();
+        }
+        self.slots.get_mut(self.lengths.len())
+    }
+
+    fn commit(&mut self, len: usize, to: SocketAddr) {
+        self.lengths.push((len as u16, to));
+    }
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self {
+            slots: vec![[0; DATAGRAM_BYTES]; SLOTS].into(),
+            lengths: Vec::with_capacity(SLOTS),
+            left: Vec::new(),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// What the kernel would do: copy the bytes away.
+    fn flush(&mut self) {
+        for (slot, &(len, to)) in self.slots.iter().zip(&self.lengths) {
+            self.bytes.extend_from_slice(&slot[..usize::from(len)]);
+            self.left.push((len, to));
+        }
+        self.lengths.clear();
+    }
+
+    /// Makes room for a tick of so many packets, so that nothing is allocated while they are made.
+    fn make_room(&mut self, packets: usize) {
+        self.left.reserve(packets);
+        self.bytes.reserve(packets * DATAGRAM_BYTES);
+    }
+}
+
+impl Shard {
+    pub(super) fn new(
+        hub: Hub,
+        clients: impl Iterator<Item = (usize, SocketAddr)>,
+        server_key: [u8; 32],
+        seed: u64,
+    ) -> Self {
+        Self {
+            hub,
+            clients: Vec::new(),
+            client_of: vec![u32::MAX; usize::from(u16::MAX) + 1],
+            waiting: clients.collect(),
+            server_key,
+            seed,
+            rng: StdRng::seed_from_u64(seed ^ 0x5eed),
+            inbox: Vec::new(),
+            outbox: Batch::new(),
+            traffic: Traffic::default(),
+            watching: false,
+            tick: 0,
+        }
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Clients receive what has arrived, act and send; some more of them start.
+    pub(super) fn clients_turn(&mut self, tick: u64, still: bool) {
+        self.tick = tick;
+        self.deliver();
+        let now = Time::from_micros(tick * 1_000_000 / TICK_HZ);
+        for _ in 0..JOINS_PER_TICK {
+            let Some((player, address)) = self.waiting.pop_front() else { break };
+            self.client_of[usize::from(address.port())] = self.clients.len() as u32;
+            let session = Session::new(ConnectConfig::default(), self.server_key, &mut self.rng, now)
+                .expect("the server's key is a key");
+            self.clients.push(Client {
+                address,
+                session,
+                walk: Wanderer::new(self.seed, player),
+                round_trip: 1 + player as u64 % LONGEST_ROUND_TRIP,
+                down: VecDeque::new(),
+                up: VecDeque::new(),
+                watch: player.is_multiple_of(WATCHED_OF).then(Watch::default),
+            });
+        }
+        let watching = self.watching;
+        self.clients.iter_mut().for_each(|client| client.turn(now, tick, still, watching));
+        // What arrives at the server in this tick.
+        for client in &mut self.clients {
+            while let Some((_, datagram)) = client.up.pop_front_if(|(arrival, _)| *arrival <= tick) {
+                self.traffic.packets_in += 1;
+                self.traffic.bytes_in += datagram.len() as u64;
+                self.inbox.push((client.address, datagram));
+            }
+        }
+        let packets = 2 * (self.clients.len() + self.inbox.len());
+        self.outbox.make_room(packets);
+    }
+
+    /// Puts what the hub sent on its way to the clients.
+    fn deliver(&mut self) {
+        let Self { outbox, clients, client_of, traffic, tick, .. } = self;
+        outbox.flush();
+        let mut rest = &outbox.bytes[..];
+        for &(len, to) in &outbox.left {
+            let (datagram, behind) = rest.split_at(len.into());
+            rest = behind;
+            traffic.packets_out += 1;
+            traffic.bytes_out += u64::from(len);
+            let client = &mut clients[client_of[usize::from(to.port())] as usize];
+            // It was sent in the tick before this one.
+            let arrival = *tick - 1 + client.round_trip.div_ceil(2);
+            client.down.push_back((arrival, datagram.to_vec()));
+        }
+        outbox.left.clear();
+        outbox.bytes.clear();
+    }
+
+    pub(super) fn receive(&mut self, now: Time) -> Span {
+        let Self { hub, inbox, outbox, .. } = self;
+        let span = measure(|| {
+            for (from, datagram) in inbox.iter_mut() {
+                hub.receive(now, *from, datagram, outbox);
+            }
+        });
+        inbox.clear();
+        span
+    }
+
+    pub(super) fn serve(&mut self, now: Time, frame: Arc<Frame>, players: usize) -> Span {
+        let Self { hub, outbox, .. } = self;
+        measure(|| {
+            hub.hear_world(now);
+            hub.start_round(now, frame, players);
+            while hub.has_unserved() {
+                hub.serve_next(now, outbox);
+            }
+            hub.end_round(now);
+        })
+    }
+
+    pub(super) fn watch(&mut self) {
+        self.watching = true;
+        for client in &mut self.clients {
+            if let Some(watch) = &mut client.watch {
+                watch.restart(client.session.replica().tick());
+            }
+        }
+    }
+
+    pub(super) fn look(&self, _frame: &Frame, truth: &Truth) -> Seen {
+        let watched = self.clients.iter().filter_map(|client| {
+            let own = client.session.welcome()?.entity;
+            let watch = client.watch.as_ref()?;
+            Some(sight::look(client.session.replica(), own, Some(watch), truth))
+        });
+        watched.fold(Seen::default(), Seen::and)
+    }
+}
+
+impl Client {
+    fn turn(&mut self, now: Time, tick: u64, still: bool, watching: bool) {
+        while let Some((_, mut datagram)) = self.down.pop_front_if(|(arrival, _)| *arrival <= tick) {
+            // A dropped datagram is the session's own business.
+            let _ = match &mut self.watch {
+                Some(watch) if watching => self.session.handle_watched(now, &mut datagram, watch),
+                _ => self.session.handle(now, &mut datagram),
+            };
+        }
+        if self.session.next_timeout().is_some_and(|at| now >= at) {
+            self.session.on_timeout(now);
+        }
+        let input = if still { self.walk.still() } else { self.walk.next_input() };
+        self.session.input(input);
+        let mut buffer = [0; DATAGRAM_BYTES];
+        while let Some(len) = self.session.poll_transmit(now, &mut buffer) {
+            self.up.push_back((tick + self.round_trip / 2, buffer[..len].to_vec()));
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Measures what the server costs and what it holds. Every bench prints one JSON object a line with `--json`.
+
+mod capacity;
+mod clock;
+
+use clap::{Parser, Subcommand};
+
+/// Measures what the server costs and what it holds.
+#[derive(Debug, Parser)]
+#[command(name = "shadowland-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// What a tick costs, without sockets: open, simulate, publish, and a sealed snapshot for everybody.
+    Capacity(capacity::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().bench {
+        Bench::Capacity(arguments) => capacity::run(&arguments),
+    }
+}
