@@ -175,6 +175,7 @@ mod tests {
         let length = encode_body(&plan, |slot| &records[slot], &mut body).unwrap();
         let owner = OwnerRecord {
             position: LatticePosition { x: own_x, y: 0, z: 0 },
+            receiver_is_near: false,
             fraction: [0; 3],
             yaw: 0,
             velocity: Velocity::default(),

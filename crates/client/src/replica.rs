@@ -175,7 +175,8 @@ impl Replica {
         watcher: &mut impl Watcher,
     ) -> Result<Applied, DecodeError> {
         let mut reader = Reader::new(body);
-        let header = SnapshotHeader::decode(&mut reader)?;
+        let held = self.owner.map(|owner| owner.position);
+        let header = SnapshotHeader::decode(&mut reader, held)?;
         self.tick = self.tick.max(header.tick);
         // The first of a tick's packets tells of the player itself, and the second may overtake it.
         if let Some(owner) = header.owner.filter(|_| header.tick > self.owner_tick) {

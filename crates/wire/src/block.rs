@@ -6,10 +6,11 @@
 //! ```text
 //! header   age code 5 | page number follows 1 | zero 2 | cell: signed varint against the block before
 //!          [page number varint]
-//! body     tombstones? 1 | enters? 1 | updates? 1 | wide positions? 1
-//!          [count-1 4, then per tombstone: RemoveEntity]
-//!          [slot mask, then per slot: CreateEntity]
-//!          [slot mask, low bits 5, then per slot: UpdateEntityQuantized]
+//! body     plain, 1 zero bit: slot mask, low bits 5, then per slot: UpdateEntityQuantized on level ground
+//!          rich, 1 one bit: tombstones? 1 | enters? 1 | updates? 1 | wide positions? 1
+//!            [count-1 4, then per tombstone: RemoveEntity]
+//!            [slot mask, then per slot: CreateEntity]
+//!            [slot mask, low bits 5, then per slot: UpdateEntityQuantized]
 //!          padding to a whole byte
 //! ```
 //!
@@ -21,7 +22,7 @@ use crate::codec::{DecodeError, Full, Reader, Writer};
 use crate::entity::{EntityDelta, EntityId, EntityState, EntityType};
 use crate::lattice::{self, FULL_POSITION_BITS, LatticePosition, Quadrant, nearest_with_low_bits};
 use crate::limits::{CELLS_PER_MAP, PAGE_SLOTS, PAGE_TOMBSTONES, PAGES_PER_CELL};
-use crate::quantize::{ANGLE_BITS, Rotation, Velocity, Vitals};
+use crate::quantize::{ANGLE_BITS, COARSE_YAW_BITS, Rotation, Velocity, Vitals};
 
 /// Number of an interest cell: unique on its map, over all layers, and never given to another cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -245,7 +246,7 @@ const TOMBSTONE_MAX_BITS: u32 = 32 + TOMBSTONE_AGE_BITS + 1 + CELL_BITS + PAGE_B
 
 /// Bytes of a body at most: every slot a complete record, and every tombstone. It fits a datagram beside
 /// headers, acknowledgements and the owner's record.
-pub const BODY_MAX_BYTES: usize = (4
+pub const BODY_MAX_BYTES: usize = (5
     + TOMBSTONE_COUNT_BITS
     + 2 * (SLOT_COUNT_BITS + PAGE_SLOTS as u32)
     + LOW_BITS_BITS
@@ -289,11 +290,16 @@ pub fn encode_body<'r>(
     out: &mut [u8],
 ) -> Result<usize, Full> {
     let mut writer = BitWriter::new(out);
-    let any_wide = slots(plan.updates).any(|slot| plan.changes[slot].wide);
-    writer.flag(!plan.tombstones.is_empty())?;
-    writer.flag(plan.enters != 0)?;
-    writer.flag(plan.updates != 0)?;
-    writer.flag(any_wide)?;
+    let any = |what: fn(&Change) -> bool| slots(plan.updates).any(|slot| what(&plan.changes[slot]));
+    let any_wide = any(|change| change.wide);
+    let rich = !plan.tombstones.is_empty() || plan.enters != 0 || any_wide || any(|change| change.height);
+    writer.flag(rich)?;
+    if rich {
+        writer.flag(!plan.tombstones.is_empty())?;
+        writer.flag(plan.enters != 0)?;
+        writer.flag(plan.updates != 0)?;
+        writer.flag(any_wide)?;
+    }
     if !plan.tombstones.is_empty() {
         writer.write(plan.tombstones.len() as u32 - 1, TOMBSTONE_COUNT_BITS)?;
         for tombstone in plan.tombstones {
@@ -307,7 +313,7 @@ pub fn encode_body<'r>(
             encode_record(&mut writer, record(slot), &mut quadrant)?;
         }
     }
-    if plan.updates != 0 {
+    if plan.updates != 0 || !rich {
         encode_slot_mask(&mut writer, plan.updates)?;
         writer.write(plan.low_bits, LOW_BITS_BITS)?;
         for slot in slots(plan.updates) {
@@ -315,7 +321,7 @@ pub fn encode_body<'r>(
             if any_wide {
                 writer.flag(change.wide)?;
             }
-            encode_update(&mut writer, record(slot), change, plan.low_bits, &mut quadrant)?;
+            encode_update(&mut writer, record(slot), change, plan.low_bits, rich, &mut quadrant)?;
         }
     }
     writer.finish()
@@ -405,6 +411,7 @@ fn encode_update(
     record: &EntityRecord,
     change: Change,
     low_bits: u32,
+    rich: bool,
     quadrant: &mut Quadrant,
 ) -> Result<(), Full> {
     let delta = change.delta;
@@ -421,7 +428,9 @@ fn encode_update(
         } else {
             writer.write(record.position.x as u32, low_bits)?;
             writer.write(record.position.y as u32, low_bits)?;
-            writer.flag(change.height)?;
+            if rich {
+                writer.flag(change.height)?;
+            }
             if change.height {
                 writer.write(record.position.z as u32, low_bits)?;
             }
@@ -445,10 +454,21 @@ fn encode_update(
     Ok(())
 }
 
+/// How a position stands in an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Low bits of X and Y.
+    Level,
+    /// Low bits, and whether Z changed.
+    Low,
+    /// The full value.
+    Wide,
+}
+
 fn decode_update(
     reader: &mut BitReader<'_>,
     slot: usize,
-    wide: bool,
+    form: Form,
     low_bits: u32,
     quadrant: &mut Quadrant,
 ) -> Result<Update, DecodeError> {
@@ -470,11 +490,12 @@ fn decode_update(
         vitals: Vitals::default(),
     };
     if delta.contains(EntityDelta::POSITION) {
-        update.position = if wide {
+        update.position = if form == Form::Wide {
             PositionUpdate::Full(lattice::read_full(reader, quadrant)?)
         } else {
             let xy = [reader.read(low_bits)?, reader.read(low_bits)?];
-            let z = if reader.flag()? { Some(reader.read(low_bits)?) } else { None };
+            let has_z = form != Form::Level && reader.flag()?;
+            let z = if has_z { Some(reader.read(low_bits)?) } else { None };
             PositionUpdate::Low { bits: low_bits, xy, z }
         };
     }
@@ -496,23 +517,24 @@ fn decode_update(
     Ok(update)
 }
 
+/// A coarse yaw takes eight bits, anything finer three full angles.
 fn encode_rotation(writer: &mut BitWriter<'_>, rotation: Rotation) -> Result<(), Full> {
-    writer.flag(!rotation.is_yaw_only())?;
-    writer.write(rotation.yaw.into(), ANGLE_BITS)?;
-    if !rotation.is_yaw_only() {
-        writer.write(rotation.pitch.into(), ANGLE_BITS)?;
-        writer.write(rotation.roll.into(), ANGLE_BITS)?;
+    if let Some(yaw) = rotation.coarse_yaw() {
+        return writer.write(u32::from(yaw) << 1, 1 + COARSE_YAW_BITS);
+    }
+    writer.flag(true)?;
+    for angle in [rotation.yaw, rotation.pitch, rotation.roll] {
+        writer.write(angle.into(), ANGLE_BITS)?;
     }
     Ok(())
 }
 
 fn decode_rotation(reader: &mut BitReader<'_>) -> Result<Rotation, DecodeError> {
-    let full = reader.flag()?;
-    let yaw = reader.read(ANGLE_BITS)? as u16;
-    if !full {
-        return Ok(Rotation { yaw, pitch: 0, roll: 0 });
+    if !reader.flag()? {
+        return Ok(Rotation::from_coarse_yaw(reader.read(COARSE_YAW_BITS)? as u8));
     }
-    Ok(Rotation { yaw, pitch: reader.read(ANGLE_BITS)? as u16, roll: reader.read(ANGLE_BITS)? as u16 })
+    let mut angle = || Ok(reader.read(ANGLE_BITS)? as u16);
+    Ok(Rotation { yaw: angle()?, pitch: angle()?, roll: angle()? })
 }
 
 /// Standing still takes one bit, moving on level ground leaves the vertical part out.
@@ -568,8 +590,12 @@ impl Block {
         self.updates.clear();
         let start = reader.save();
         let mut bits = BitReader::new(reader.rest());
-        let (has_tombstones, has_enters, has_updates, any_wide) =
-            (bits.flag()?, bits.flag()?, bits.flag()?, bits.flag()?);
+        let rich = bits.flag()?;
+        let (has_tombstones, has_enters, has_updates, any_wide) = if rich {
+            (bits.flag()?, bits.flag()?, bits.flag()?, bits.flag()?)
+        } else {
+            (false, false, true, false)
+        };
         if has_tombstones {
             for _ in 0..=bits.read(TOMBSTONE_COUNT_BITS)? {
                 self.tombstones.push(decode_tombstone(&mut bits)?);
@@ -585,8 +611,12 @@ impl Block {
             let mask = decode_slot_mask(&mut bits)?;
             let low_bits = bits.read(LOW_BITS_BITS)?;
             for slot in slots(mask) {
-                let wide = any_wide && bits.flag()?;
-                self.updates.push(decode_update(&mut bits, slot, wide, low_bits, &mut quadrant)?);
+                let form = match (rich, any_wide && bits.flag()?) {
+                    (false, _) => Form::Level,
+                    (true, false) => Form::Low,
+                    (true, true) => Form::Wide,
+                };
+                self.updates.push(decode_update(&mut bits, slot, form, low_bits, &mut quadrant)?);
             }
         }
         let consumed = bits.finish();
@@ -611,7 +641,7 @@ mod tests {
                     kind: EntityType::from_number(kind).unwrap(),
                     position: LatticePosition::from_array(position),
                     rotation: if level {
-                        Rotation { yaw, ..Rotation::default() }
+                        Rotation::from_coarse_yaw(yaw as u8)
                     } else {
                         Rotation { yaw, pitch, roll }
                     },

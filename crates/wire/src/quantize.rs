@@ -14,9 +14,15 @@ pub const ANGLE_BITS: u32 = 12;
 /// Largest error of a quantized angle, in degrees: half of 360 / 4096.
 pub const ANGLE_ERROR_DEGREES: f64 = 360.0 / (1 << ANGLE_BITS) as f64 / 2.0;
 
+/// Bits of the yaw of who turns around the vertical axis only.
+pub const COARSE_YAW_BITS: u32 = 8;
+/// Largest error of a coarse yaw, in degrees: half of 360 / 256.
+pub const COARSE_YAW_ERROR_DEGREES: f64 = 360.0 / (1 << COARSE_YAW_BITS) as f64 / 2.0;
+
 /// An orientation as Unreal's rotator: 12 bits an angle, 4096 to the full turn.
 ///
-/// Most entities only turn around the vertical axis; then pitch and roll are 0 and are not sent.
+/// Who walks only turns around the vertical axis, and where it looks need not be known to a hair: such a **coarse
+/// yaw** is one of 256 and takes eight bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Rotation {
     /// Around Z, 0 = along X, growing towards Y.
@@ -28,32 +34,35 @@ pub struct Rotation {
 }
 
 impl Rotation {
+    const COARSE_SHIFT: u32 = ANGLE_BITS - COARSE_YAW_BITS;
+
     /// The nearest rotation to the angles in degrees; any finite angle is brought into one turn.
     #[must_use]
     pub fn from_degrees(yaw: f64, pitch: f64, roll: f64) -> Self {
         Self { yaw: angle(yaw), pitch: angle(pitch), roll: angle(roll) }
     }
 
-    /// Yaw only, from 65,536 to the full turn.
+    /// The nearest coarse yaw to one of 65,536 to the full turn.
     #[must_use]
     #[inline]
-    pub fn from_yaw_turn(yaw: u16) -> Self {
-        let half = 1 << (15 - ANGLE_BITS);
-        Self { yaw: yaw.wrapping_add(half) >> (16 - ANGLE_BITS), pitch: 0, roll: 0 }
+    pub fn nearest_coarse_yaw(yaw: u16) -> Self {
+        let half = 1 << (15 - COARSE_YAW_BITS);
+        Self::from_coarse_yaw((yaw.wrapping_add(half) >> (16 - COARSE_YAW_BITS)) as u8)
     }
 
-    /// Yaw only.
+    /// From 256 to the full turn.
     #[must_use]
     #[inline]
-    pub fn from_yaw_degrees(yaw: f64) -> Self {
-        Self { yaw: angle(yaw), pitch: 0, roll: 0 }
+    pub fn from_coarse_yaw(yaw: u8) -> Self {
+        Self { yaw: u16::from(yaw) << Self::COARSE_SHIFT, pitch: 0, roll: 0 }
     }
 
-    /// Whether pitch and roll need not be sent.
+    /// The yaw, 256 to the full turn, if that is all there is.
     #[must_use]
     #[inline]
-    pub fn is_yaw_only(self) -> bool {
-        self.pitch == 0 && self.roll == 0
+    pub fn coarse_yaw(self) -> Option<u8> {
+        let is_coarse = self.yaw.is_multiple_of(1 << Self::COARSE_SHIFT) && self.pitch == 0 && self.roll == 0;
+        is_coarse.then_some((self.yaw >> Self::COARSE_SHIFT) as u8)
     }
 
     /// Yaw in degrees, 0 up to but not including 360.
@@ -137,9 +146,17 @@ mod tests {
     proptest! {
         #[test]
         fn angles_keep_their_bound(degrees in -10_000.0..10_000.0f64) {
-            let back = Rotation::from_yaw_degrees(degrees).yaw_degrees();
+            let back = Rotation::from_degrees(degrees, 0.0, 0.0).yaw_degrees();
             let off = (back - degrees).rem_euclid(360.0);
             prop_assert!(off.min(360.0 - off) <= ANGLE_ERROR_DEGREES + 1e-9);
+        }
+
+        #[test]
+        fn coarse_yaws_keep_their_bound(yaw: u16) {
+            let rotation = Rotation::nearest_coarse_yaw(yaw);
+            let off = (rotation.yaw_degrees() - f64::from(yaw) * 360.0 / 65_536.0).rem_euclid(360.0);
+            prop_assert!(off.min(360.0 - off) <= COARSE_YAW_ERROR_DEGREES + 1e-9);
+            prop_assert_eq!(rotation.coarse_yaw().map(Rotation::from_coarse_yaw), Some(rotation));
         }
 
         #[test]
@@ -169,6 +186,7 @@ mod tests {
         let fast = Velocity::from_cm_per_s([1e9, -1e9, f64::NAN]);
         assert_eq!(fast, Velocity { x: i16::MAX, y: i16::MIN, z: 0 });
         assert_eq!(Vitals::from_shares(7.0, -1.0), Vitals { health: 255, mana: 0 });
-        assert_eq!(Rotation::from_yaw_degrees(360.0).yaw, 0);
+        assert_eq!(Rotation::from_degrees(360.0, 0.0, 0.0).yaw, 0);
+        assert_eq!(Rotation::nearest_coarse_yaw(u16::MAX).yaw, 0);
     }
 }

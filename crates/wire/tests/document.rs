@@ -65,6 +65,7 @@ fn a_complete_snapshot() {
         last_input: 300,
         owner: Some(OwnerRecord {
             position: LatticePosition { x: 70_000, y: -3, z: 0 },
+            receiver_is_near: false,
             fraction: [64, -128, 0],
             yaw: 16_384,
             velocity: Velocity { x: 0, y: 600, z: 0 },
@@ -102,7 +103,7 @@ fn a_snapshot_of_changes() {
     documented("the snapshot", &bytes);
     // And it says what the text beside it says.
     let mut reader = Reader::new(&bytes);
-    SnapshotHeader::decode(&mut reader).unwrap();
+    SnapshotHeader::decode(&mut reader, None).unwrap();
     assert_eq!(Close::decode_count(&mut reader), Ok(0));
     let header = BlockHeader::decode(&mut reader, &mut CellId(0)).unwrap();
     assert_eq!(header.age.age(), Some(6));

@@ -224,7 +224,7 @@ impl World {
                 id,
                 kind,
                 position: lattice.quantize(columns.position[index].to_array()),
-                rotation: Rotation::from_yaw_turn(columns.yaw[index]),
+                rotation: Rotation::nearest_coarse_yaw(columns.yaw[index]),
                 animation: columns.animation[index],
                 state: columns.state[index],
                 velocity: if is_ballistic(kind) {

@@ -239,6 +239,7 @@ fn write_snapshot(
     blocks: Blocks,
 ) -> Result<(), Full> {
     let owner = OwnerRecord {
+        receiver_is_near: false,
         position: walkers[0].position,
         fraction: [64, 0, 0],
         yaw: 16_384,

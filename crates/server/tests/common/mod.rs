@@ -46,9 +46,10 @@ impl Receiver for Heard {
             }
             ServerType::Snapshot => {
                 let mut reader = Reader::new(body);
-                let header = SnapshotHeader::decode(&mut reader).unwrap();
+                let held = self.last.and_then(|last| last.owner).map(|owner| owner.position);
+                let header = SnapshotHeader::decode(&mut reader, held).unwrap();
                 self.snapshots += 1;
-                if self.last.is_none_or(|last| last.tick < header.tick) {
+                if header.owner.is_some() && self.last.is_none_or(|last| last.tick < header.tick) {
                     self.last = Some(header);
                 }
             }

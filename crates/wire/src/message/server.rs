@@ -3,7 +3,7 @@
 use crate::block::CellId;
 use crate::codec::{DecodeError, Full, Reader, Writer};
 use crate::entity::{EntityId, EntityState};
-use crate::lattice::{Lattice, LatticePosition};
+use crate::lattice::{Lattice, LatticePosition, nearest_with_low_bits};
 use crate::limits::{CELLS_PER_MAP, CLOSES_PER_SNAPSHOT};
 use crate::quantize::{Velocity, nearest};
 
@@ -90,13 +90,14 @@ impl SnapshotHeader {
         }
     }
 
-    /// Reads what [`SnapshotHeader::encode`] wrote.
-    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    /// Reads what [`SnapshotHeader::encode`] wrote. `held` is the position of the newest owner's record that the
+    /// receiver holds.
+    pub fn decode(reader: &mut Reader<'_>, held: Option<LatticePosition>) -> Result<Self, DecodeError> {
         let tick = reader.u32()?;
         if tick == 0 {
             return Err(DecodeError::BadValue("tick"));
         }
-        Ok(Self { tick, last_input: reader.varint_u32()?, owner: OwnerRecord::decode(reader)? })
+        Ok(Self { tick, last_input: reader.varint_u32()?, owner: OwnerRecord::decode(reader, held)? })
     }
 }
 
@@ -138,6 +139,9 @@ impl Close {
 pub struct OwnerRecord {
     /// The nearest lattice point.
     pub position: LatticePosition,
+    /// Whether its low 16 bits are enough, because the receiver is known to hold a position that is less than
+    /// 2^15 steps away on every axis.
+    pub receiver_is_near: bool,
     /// What is beyond it, in 1/256 of a step per axis.
     pub fraction: [i8; 3],
     /// View direction, 65,536 to the full turn.
@@ -157,6 +161,11 @@ const PRESENT: u8 = 1 << 0;
 const MOVING: u8 = 1 << 1;
 const HAS_STATE: u8 = 1 << 2;
 const NOT_FULL: u8 = 1 << 3;
+const LOW_POSITION: u8 = 1 << 4;
+const RISING: u8 = 1 << 5;
+const GROUPS: u8 = PRESENT | MOVING | HAS_STATE | NOT_FULL | LOW_POSITION | RISING;
+/// Bits of a low position per axis.
+const LOW_POSITION_BITS: u32 = 16;
 
 impl OwnerRecord {
     /// Bytes of a record at most.
@@ -187,20 +196,32 @@ impl OwnerRecord {
     }
 
     fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        let rising = self.velocity.z != 0;
         let moving = self.velocity != Velocity::default();
         let has_state = self.state != EntityState::NONE;
         let not_full = self.health != u16::MAX || self.mana != u16::MAX;
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-        writer.u8(PRESENT | bit(moving, MOVING) | bit(has_state, HAS_STATE) | bit(not_full, NOT_FULL))?;
+        writer.u8(PRESENT
+            | bit(moving, MOVING)
+            | bit(has_state, HAS_STATE)
+            | bit(not_full, NOT_FULL)
+            | bit(self.receiver_is_near, LOW_POSITION)
+            | bit(rising, RISING))?;
         for (value, fraction) in self.position.to_array().into_iter().zip(self.fraction) {
-            writer.u32(value as u32)?;
+            if self.receiver_is_near {
+                writer.u16(value as u16)?;
+            } else {
+                writer.u32(value as u32)?;
+            }
             writer.u8(fraction as u8)?;
         }
         writer.u16(self.yaw)?;
         if moving {
-            for value in [self.velocity.x, self.velocity.y, self.velocity.z] {
-                writer.u16(value as u16)?;
-            }
+            writer.u16(self.velocity.x as u16)?;
+            writer.u16(self.velocity.y as u16)?;
+        }
+        if rising {
+            writer.u16(self.velocity.z as u16)?;
         }
         if has_state {
             writer.u16(self.state.to_bits() as u16)?;
@@ -212,31 +233,38 @@ impl OwnerRecord {
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
+    fn decode(reader: &mut Reader<'_>, held: Option<LatticePosition>) -> Result<Option<Self>, DecodeError> {
         let groups = reader.u8()?;
         if groups == 0 {
             return Ok(None);
         }
-        if groups & PRESENT == 0 || groups > (PRESENT | MOVING | HAS_STATE | NOT_FULL) {
+        if groups & PRESENT == 0 || groups & !GROUPS != 0 {
             return Err(DecodeError::BadValue("owner's record"));
         }
+        let has = |group| groups & group != 0;
+        let receiver_is_near = has(LOW_POSITION);
+        let held = match (receiver_is_near, held) {
+            (true, None) => return Err(DecodeError::BadValue("owner's low position")),
+            (_, held) => held.unwrap_or_default().to_array(),
+        };
         let mut position = [0; 3];
         let mut fraction = [0; 3];
         for axis in 0..3 {
-            position[axis] = reader.u32()? as i32;
+            position[axis] = if receiver_is_near {
+                nearest_with_low_bits(held[axis], reader.u16()?.into(), LOW_POSITION_BITS)
+            } else {
+                reader.u32()? as i32
+            };
             fraction[axis] = reader.u8()? as i8;
         }
         let yaw = reader.u16()?;
-        let mut velocity = Velocity::default();
-        if groups & MOVING != 0 {
-            let mut axis = || Ok(reader.u16()? as i16);
-            velocity = Velocity { x: axis()?, y: axis()?, z: axis()? };
-        }
-        let state = EntityState::from_bits(if groups & HAS_STATE != 0 { reader.u16()?.into() } else { 0 })?;
+        let mut axis = |there: bool| Ok(if there { reader.u16()? as i16 } else { 0 });
+        let velocity = Velocity { x: axis(has(MOVING))?, y: axis(has(MOVING))?, z: axis(has(RISING))? };
+        let state = EntityState::from_bits(if has(HAS_STATE) { reader.u16()?.into() } else { 0 })?;
         let (health, mana) =
-            if groups & NOT_FULL != 0 { (reader.u16()?, reader.u16()?) } else { (u16::MAX, u16::MAX) };
+            if has(NOT_FULL) { (reader.u16()?, reader.u16()?) } else { (u16::MAX, u16::MAX) };
         let position = LatticePosition::from_array(position);
-        Ok(Some(Self { position, fraction, yaw, velocity, state, health, mana }))
+        Ok(Some(Self { position, receiver_is_near, fraction, yaw, velocity, state, health, mana }))
     }
 }
 
@@ -247,9 +275,10 @@ mod tests {
 
     fn any_owner() -> impl Strategy<Value = OwnerRecord> {
         let motion = (any::<[i32; 3]>(), any::<[i8; 3]>(), any::<u16>(), any::<[i16; 3]>(), any::<bool>());
-        (motion, 0u32..1 << 16, any::<[u16; 2]>(), any::<bool>()).prop_map(
-            |((position, fraction, yaw, velocity, still), state, vitals, full)| OwnerRecord {
+        (motion, 0u32..1 << 16, any::<[u16; 2]>(), any::<[bool; 2]>()).prop_map(
+            |((position, fraction, yaw, velocity, still), state, vitals, [full, near])| OwnerRecord {
                 position: LatticePosition::from_array(position),
+                receiver_is_near: near,
                 fraction,
                 yaw,
                 velocity: if still {
@@ -271,6 +300,7 @@ mod tests {
             last_input: u32,
             owner in proptest::option::of(any_owner()),
             closes in proptest::collection::vec((0..CELLS_PER_MAP, any::<u32>()), 0..CLOSES_PER_SNAPSHOT),
+            drift in any::<[i16; 3]>(),
         ) {
             let header = SnapshotHeader { tick, last_input, owner };
             let closes: Vec<Close> =
@@ -280,7 +310,10 @@ mod tests {
             header.encode(&mut writer).unwrap();
             Close::encode_all(closes.iter().copied(), &mut writer).unwrap();
             let mut reader = Reader::new(writer.written());
-            prop_assert_eq!(SnapshotHeader::decode(&mut reader), Ok(header));
+            let held = owner.map_or([0; 3], |owner| owner.position.to_array());
+            let held = [0, 1, 2].map(|axis| held[axis].wrapping_sub(drift[axis].into()));
+            let held = Some(LatticePosition::from_array(held));
+            prop_assert_eq!(SnapshotHeader::decode(&mut reader, held), Ok(header));
             let count = Close::decode_count(&mut reader).unwrap();
             let decoded: Vec<Close> = (0..count).map(|_| Close::decode(&mut reader).unwrap()).collect();
             prop_assert_eq!(decoded, closes);
@@ -292,7 +325,7 @@ mod tests {
             let lattice = Lattice::new(1.0);
             let (position, fraction) = OwnerRecord::split_position([cm, -cm, 0.0], lattice);
             let owner = OwnerRecord {
-                position, fraction, yaw: 0, velocity: Velocity::default(), state: EntityState::NONE,
+                position, receiver_is_near: false, fraction, yaw: 0, velocity: Velocity::default(), state: EntityState::NONE,
                 health: u16::MAX, mana: u16::MAX,
             };
             let back = owner.position_cm(lattice);
@@ -304,7 +337,7 @@ mod tests {
         fn any_bytes_decode_to_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = Welcome::decode(&bytes);
             let mut reader = Reader::new(&bytes);
-            let _ = SnapshotHeader::decode(&mut reader);
+            let _ = SnapshotHeader::decode(&mut reader, None);
             let _ = Close::decode_count(&mut reader);
             let _ = Close::decode(&mut reader);
         }

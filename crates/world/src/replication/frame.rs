@@ -154,7 +154,7 @@ impl Frame {
 }
 
 impl OwnerRow {
-    /// The record as it is sent.
+    /// The record as it is sent, its position in full.
     #[must_use]
     pub fn record(&self, lattice: Lattice) -> OwnerRecord {
         let (position, fraction) = OwnerRecord::split_position(self.position_cm, lattice);
@@ -162,6 +162,7 @@ impl OwnerRow {
         let widen = |share: u8| u16::from(share) * 257;
         OwnerRecord {
             position,
+            receiver_is_near: false,
             fraction,
             yaw: self.yaw,
             velocity: self.velocity,

@@ -33,8 +33,8 @@ pub(super) struct Packet {
     /// Its first page in the overflow.
     overflow: u32,
     count: u16,
-    /// It carried all closes that were pending.
-    pub(super) closes: bool,
+    /// It is the first of its tick: it carried the owner's record and all closes that were pending.
+    pub(super) is_first: bool,
     in_place: [Reference; IN_PLACE],
 }
 
@@ -83,9 +83,9 @@ impl Ledger {
     }
 
     /// The packet being written got its sequence number.
-    pub(super) fn seal(&mut self, sequence: u64, tick: Tick, closes: bool) {
+    pub(super) fn seal(&mut self, sequence: u64, tick: Tick, is_first: bool) {
         self.packets[sequence as usize % PACKETS] =
-            Packet { sequence: sequence as u32, tick, closes, ..self.open };
+            Packet { sequence: sequence as u32, tick, is_first, ..self.open };
     }
 
     /// Takes out a packet that was acknowledged, if it is still remembered.
@@ -141,7 +141,7 @@ mod tests {
         ledger.open();
         ledger.seal(11, 7, false);
         let packet = ledger.take(10).unwrap();
-        assert_eq!((packet.tick, packet.closes), (7, true));
+        assert_eq!((packet.tick, packet.is_first), (7, true));
         assert_eq!(ledger.references(&packet).collect::<Vec<_>>(), [reference(3), reference(5)]);
         assert!(ledger.take(10).is_none() && ledger.take(12).is_none());
         assert_eq!(ledger.take(11).map(|packet| packet.count), Some(0));
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn what_was_overwritten_is_lost() {
         let mut ledger = Ledger::new();
-        let mut send = |ledger: &mut Ledger, sequence, pages| {
+        let send = |ledger: &mut Ledger, sequence, pages| {
             ledger.open();
             (0..pages).for_each(|page| ledger.note(reference(page)));
             ledger.seal(sequence, 1, false);

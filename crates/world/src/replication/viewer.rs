@@ -2,6 +2,7 @@
 
 use shadowland_wire::block::{AgeCode, BlockHeader, CellId, PageId};
 use shadowland_wire::codec::{Full, Writer};
+use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_wire::message::server::{Close, SnapshotHeader};
 
@@ -31,6 +32,7 @@ pub struct Viewer {
     /// Answers since the last snapshot. They are looked at together with the entries that they are about, which
     /// the next snapshot needs anyway: what a viewer knows is far too much for any cache to keep for everybody.
     answered: Vec<u64>,
+    own_position: OwnPosition,
     stats: ViewerStats,
 }
 
@@ -64,6 +66,7 @@ impl Viewer {
             ledger: Ledger::new(),
             last_tick: 0,
             answered: Vec::with_capacity(ANSWERS),
+            own_position: OwnPosition::default(),
             stats: ViewerStats::default(),
         }
     }
@@ -105,8 +108,9 @@ impl Viewer {
             for reference in self.ledger.references(&packet) {
                 self.subscriptions.applied(reference, packet.tick);
             }
-            if packet.closes {
+            if packet.is_first {
                 self.subscriptions.closes_applied(packet.tick);
+                self.own_position.applied(packet.tick);
             }
         }
         self.answered.clear();
@@ -138,8 +142,9 @@ impl Viewer {
         self.subscriptions.follow(frame, position, encoder, &mut self.ledger);
         self.collect_due(frame, since, rtt_ticks.saturating_add(ANSWER_SLACK_TICKS), encoder);
         self.put_first_things_first(budget_bytes, encoder);
-        let owner_record = Some(owner.record(frame.lattice()));
-        let header = SnapshotHeader { tick: frame.tick(), last_input: owner.last_input, owner: owner_record };
+        let mut record = owner.record(frame.lattice());
+        record.receiver_is_near = self.own_position.is_near(frame.tick(), record.position);
+        let header = SnapshotHeader { tick: frame.tick(), last_input: owner.last_input, owner: Some(record) };
         Some(Snapshot { viewer: self, frame, encoder, header, budget_bytes, used: 0, next: 0, first: true })
     }
 
@@ -194,6 +199,39 @@ impl Viewer {
         let needed: usize = encoder.due.iter().map(|due| BlockHeader::MAX_BYTES + due.body.len()).sum();
         if needed > budget_bytes.min(SURE_TO_FIT_BYTES) {
             encoder.due.sort_unstable_by(|a, b| self.subscriptions.urgency(a.entry, b.entry));
+        }
+    }
+}
+
+/// What the viewer is known to hold of its own position. Every position that it may hold is within
+/// [`OwnPosition::RANGE`] of `known`, and so is every one that is sent in short form: they are never so far apart
+/// that the short form could be read wrong.
+#[derive(Debug, Default)]
+struct OwnPosition {
+    known: Option<LatticePosition>,
+    /// A position that was sent in full, not yet known to be held; since then all were, and all were near it.
+    told: Option<(Tick, LatticePosition)>,
+}
+
+impl OwnPosition {
+    /// In steps; the short form reaches 2^15.
+    const RANGE: u32 = 1 << 14;
+
+    /// Whether the short form is enough for a position that is about to be sent.
+    fn is_near(&mut self, now: Tick, position: LatticePosition) -> bool {
+        let near = |other: LatticePosition| other.max_axis_distance(position) < Self::RANGE;
+        self.known = self.known.filter(|known| near(*known));
+        if self.known.is_none() && !self.told.is_some_and(|(_, told)| near(told)) {
+            self.told = Some((now, position));
+        }
+        self.known.is_some()
+    }
+
+    /// The viewer has applied what was sent in a tick.
+    fn applied(&mut self, tick: Tick) {
+        if let Some((_, told)) = self.told.filter(|(since, _)| tick >= *since) {
+            self.known = Some(told);
+            self.told = None;
         }
     }
 }
