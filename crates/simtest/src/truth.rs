@@ -61,7 +61,7 @@ pub fn check_coverage(frame: &Frame, player: PlayerHandle, viewer: &Viewer) -> R
     for cell in subscribed {
         let layer = frame.layers().of_cell(cell);
         // From the nearest point of a cell its farthest is one diagonal away.
-        let limit = f64::from(layer.distance()) + f64::from(layer.cell_edge()) / 4.0 + 2.0;
+        let limit = f64::from(layer.distance()) + f64::from(layer.cell_edge()) / 8.0 + 2.0;
         if layer.squared_distance_to(cell, position) > limit * limit {
             return Err(Violation(format!("player {player:?} at {position:?} still subscribes to {cell:?}")));
         }

@@ -4,8 +4,8 @@
 //! bit-packed body, encoded once for all viewers who share page and baseline:
 //!
 //! ```text
-//! header   age code 5 | page number follows 1 | zero 2 | cell: signed varint against the block before
-//!          [page number varint]
+//! header   age code 5 | page number follows 1 | next cell 1 | zero 1
+//!          [cell: signed varint against the block before, unless it is the next one] [page number varint]
 //! body     plain, 1 zero bit: slot mask, low bits 5, then per slot: UpdateEntityQuantized on level ground
 //!          rich, 1 one bit: tombstones? 1 | enters? 1 | updates? 1 | wide positions? 1
 //!            [count-1 4, then per tombstone: RemoveEntity]
@@ -178,6 +178,8 @@ impl AgeCode {
 
 const AGE_MASK: u8 = 0x1f;
 const PAGE_FOLLOWS: u8 = 0x20;
+/// The cell's number is one more than that of the block before.
+const NEXT_CELL: u8 = 0x40;
 
 /// Which page a block is about, and against which baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,8 +198,13 @@ impl BlockHeader {
     #[inline]
     pub fn encode(self, writer: &mut Writer<'_>, previous: &mut CellId) -> Result<(), Full> {
         let follows = if self.page.number == 0 { 0 } else { PAGE_FOLLOWS };
-        writer.u8(self.age.0 | follows)?;
-        writer.varint_signed(i64::from(self.page.cell.0) - i64::from(previous.0))?;
+        let difference = i64::from(self.page.cell.0) - i64::from(previous.0);
+        if difference == 1 {
+            writer.u8(self.age.0 | follows | NEXT_CELL)?;
+        } else {
+            writer.u8(self.age.0 | follows)?;
+            writer.varint_signed(difference)?;
+        }
         *previous = self.page.cell;
         if self.page.number != 0 { writer.varint(self.page.number.into()) } else { Ok(()) }
     }
@@ -205,11 +212,12 @@ impl BlockHeader {
     /// Reads what [`BlockHeader::encode`] wrote.
     pub fn decode(reader: &mut Reader<'_>, previous: &mut CellId) -> Result<Self, DecodeError> {
         let first = reader.u8()?;
-        if first & !(AGE_MASK | PAGE_FOLLOWS) != 0 {
+        if first & !(AGE_MASK | PAGE_FOLLOWS | NEXT_CELL) != 0 {
             return Err(DecodeError::BadValue("block header"));
         }
+        let difference = if first & NEXT_CELL != 0 { 1 } else { reader.varint_signed()? };
         let cell = i64::from(previous.0)
-            .checked_add(reader.varint_signed()?)
+            .checked_add(difference)
             .and_then(|cell| u32::try_from(cell).ok())
             .filter(|cell| *cell < CELLS_PER_MAP)
             .ok_or(DecodeError::LimitExceeded("cell"))?;
@@ -736,7 +744,8 @@ mod tests {
 
         #[test]
         fn headers_survive_the_round_trip(cell in 0..CELLS_PER_MAP, number in 0..PAGES_PER_CELL as u16,
-                                          age in 0u64..60_000, before in 0..CELLS_PER_MAP) {
+                                          age in 0u64..60_000, before in 0..CELLS_PER_MAP, next: bool) {
+            let before = if next { cell.saturating_sub(1) } else { before };
             let page = PageId { cell: CellId(cell), number };
             let header = BlockHeader { page, age: AgeCode::covering(age) };
             let mut buffer = [0; BlockHeader::MAX_BYTES];

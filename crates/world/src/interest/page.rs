@@ -189,6 +189,10 @@ impl Pages {
 
     /// Becomes a copy of `other`; what did not change since the last time is not copied.
     pub(crate) fn copy_from(&mut self, other: &Self) {
+        // Room for as many as the other has room for: a world that grows does not make its frames allocate.
+        self.headers.reserve(other.headers.capacity().saturating_sub(self.headers.len()));
+        self.rows.reserve(other.rows.capacity().saturating_sub(self.rows.len()));
+        self.stones.reserve(other.stones.capacity().saturating_sub(self.stones.len()));
         self.headers.resize(other.len(), FREE);
         self.rows.resize(other.len(), [NOBODY; PAGE_SLOTS]);
         self.stones.resize(other.len(), [NO_STONE; PAGE_TOMBSTONES]);

@@ -12,9 +12,9 @@ use crate::interest::{Layer, NO_PAGE, PageHeader, TOMBSTONE_TICKS};
 
 /// A viewer may move by this part of a cell's edge before its subscriptions are computed again; they reach
 /// farther by as much, so that they always cover the interest distance.
-const SLACK_PER_EDGE: f64 = 1.0 / 16.0;
+const SLACK_PER_EDGE: f64 = 1.0 / 32.0;
 /// A cell is dropped only when it is farther away than one that would be added, by this part of its edge.
-const HYSTERESIS_PER_EDGE: f64 = 1.0 / 8.0;
+const HYSTERESIS_PER_EDGE: f64 = 1.0 / 16.0;
 /// Entries that a viewer can have; what lies farther away is not seen then.
 const MAX_ENTRIES: usize = u16::MAX as usize - 1;
 
