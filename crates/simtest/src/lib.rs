@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`lossy`] | a profile: the whole server and its clients over bad links |
+//! | [`rekey`] | a profile: the same with new keys and new addresses all the time |
 //! | [`replication`] | a profile: replication alone, without the session protocol |
 //! | [`machine`] | the server under virtual time |
 //! | [`player`] | a client with a will of its own |
@@ -19,6 +20,7 @@ pub mod link;
 pub mod lossy;
 pub mod machine;
 pub mod player;
+pub mod rekey;
 pub mod replication;
 pub mod spy;
 pub mod truth;
@@ -33,6 +35,10 @@ pub struct Outcome {
     pub faults: u64,
     /// Packets that were sent.
     pub messages: u64,
+    /// Times that the server has replaced the keys of a session that is alive at the end.
+    pub rekeys: u64,
+    /// Times that such a session has moved to another address.
+    pub moves: u64,
     /// Fingerprint of the world at the end.
     pub world_hash: u64,
     /// Fingerprint of all that was sent.

@@ -26,15 +26,31 @@ use crate::{Outcome, TICK_US, Violation, spy, truth};
 /// The links.
 pub const CONDITIONS: Conditions =
     Conditions { loss: 0.2, latency_us: 100_000, jitter_us: 50_000, reorder: 0.05, duplicate: 0.02 };
-/// The slowest that a datagram travels, there and back.
-const LONGEST_ROUND_TRIP_US: u64 = 2 * (CONDITIONS.latency_us + CONDITIONS.jitter_us);
 /// Bytes of an entity's complete record, about.
 const RECORD_BYTES: u64 = 32;
 /// Events at one point of time that nothing but a loop without end makes.
 const EVENTS_AT_ONCE: u32 = 10_000;
 
+/// What happens in a run besides playing.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// How bad the links are.
+    pub conditions: Conditions,
+    /// Players stay, and change their addresses; otherwise they come and go.
+    pub steady: bool,
+    /// Sessions get new keys after so many bytes, drawn between these; otherwise after the server's default.
+    pub rekey_bytes: Option<(u64, u64)>,
+    /// How long it goes on before the links heal, drawn between these.
+    pub seconds: (u64, u64),
+}
+
+/// The profile `lossy`.
+pub const SCENARIO: Scenario =
+    Scenario { conditions: CONDITIONS, steady: false, rekey_bytes: None, seconds: (8, 13) };
+
 /// A run.
 struct Run {
+    scenario: Scenario,
     config: Config,
     machine: Machine,
     players: Vec<Player>,
@@ -46,9 +62,15 @@ struct Run {
 
 /// Runs one seed.
 pub fn run(seed: u64) -> Result<Outcome, Violation> {
+    run_scenario(seed, SCENARIO)
+}
+
+/// Runs one seed of a scenario.
+pub fn run_scenario(seed: u64, scenario: Scenario) -> Result<Outcome, Violation> {
     let mut random = Pcg32::seed_from_u64(seed);
-    let mut run = Run::new(&mut random, seed);
-    let heal_us = random.random_range(8_000_000..13_000_000);
+    let mut run = Run::new(&mut random, seed, scenario);
+    let (shortest, longest) = scenario.seconds;
+    let heal_us = random.random_range(shortest * 1_000_000..longest * 1_000_000);
     run.until(heal_us)?;
     run.calm_down()?;
     let idle_us = run.config.session.idle_timeout.as_micros() as u64;
@@ -57,17 +79,27 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
     run.check_sessions()?;
     run.players.iter_mut().for_each(Player::stand_still);
     let calm_us = run.now_us;
-    run.until(calm_us + LONGEST_ROUND_TRIP_US)?;
+    run.until(calm_us + scenario.longest_round_trip_us())?;
     run.wait_for_truth(calm_us)?;
     run.check_counters()?;
     run.outcome()
 }
 
+impl Scenario {
+    /// The slowest that a datagram travels, there and back.
+    fn longest_round_trip_us(&self) -> u64 {
+        2 * (self.conditions.latency_us + self.conditions.jitter_us)
+    }
+}
+
 impl Run {
-    fn new(random: &mut Pcg32, seed: u64) -> Self {
+    fn new(random: &mut Pcg32, seed: u64, scenario: Scenario) -> Self {
         let count = random.random_range(4..=12);
         let spare = if random.random_bool(0.7) { 64 } else { random.random_range(0..4) };
-        let config = random_config(random, seed, count + spare);
+        let mut config = random_config(random, seed, count + spare);
+        if let Some((least, most)) = scenario.rekey_bytes {
+            config.security.rekey.bytes = random.random_range(least..most);
+        }
         let identity = Identity::generate(&mut StdRng::seed_from_u64(random.next_u64()));
         let hiccups = Hiccups {
             late: [0.0, 0.05][random.random_range(0..2)],
@@ -77,13 +109,14 @@ impl Run {
         let setting = Setting {
             server_key: identity.public_key(),
             idle_timeout_us: config.session.idle_timeout.as_micros() as u64,
-            conditions: CONDITIONS,
+            conditions: scenario.conditions,
+            steady: scenario.steady,
             roomy: spare == 64,
         };
         let workers = random.random_range(1..=2);
         let machine = Machine::new(&config, workers, &identity, hiccups, random.next_u64());
         let players = (0..count as u16).map(|index| Player::new(setting, index, random.next_u64())).collect();
-        Self { config, machine, players, now_us: 0, ticks: 0, found: Ok(()) }
+        Self { scenario, config, machine, players, now_us: 0, ticks: 0, found: Ok(()) }
     }
 
     /// Lets everything happen up to a point of time, in order.
@@ -191,7 +224,7 @@ impl Run {
         let outstanding = self.machine.world().world().entity_count() as u64 * RECORD_BYTES;
         let slowest = u64::from(self.config.world.distant_period).max(ticks_per_snapshot);
         let ticks = 2 * slowest + (outstanding / budget + 1) * ticks_per_snapshot;
-        let bound_us = 2 * LONGEST_ROUND_TRIP_US + ticks * TICK_US;
+        let bound_us = 2 * self.scenario.longest_round_trip_us() + ticks * TICK_US;
         self.until(calm_us + bound_us)?;
         self.check_truth()?;
         self.until(self.now_us + 500_000)?;
@@ -255,7 +288,13 @@ impl Run {
 
     fn outcome(mut self) -> Result<Outcome, Violation> {
         let players = &self.players;
+        let rekeys = players
+            .iter()
+            .filter_map(|player| player.session()?.connection())
+            .map(|connection| connection.stats().rekeys);
         Ok(Outcome {
+            rekeys: rekeys.sum(),
+            moves: players.iter().map(Player::moves).sum(),
             faults: players.iter().map(Player::faults).sum(),
             messages: players.iter().map(Player::datagrams).sum(),
             traffic_hash: players.iter().fold(0, |hash, player| hash ^ player.traffic_hash()),

@@ -7,7 +7,7 @@ use std::thread;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use shadowland_simtest::{Outcome, Violation, lossy, replication, run_twice};
+use shadowland_simtest::{Outcome, Violation, lossy, rekey, replication, run_twice};
 
 /// Whole server and many clients under virtual time and a bad network.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum Profile {
     Replication,
     /// The whole server and 4 to 12 clients: 20 % loss, 100 ms +- 50 ms, reordering, duplicates.
     Lossy,
+    /// The same with 10 % loss and long sessions: new keys every few hundred packets, and new addresses.
+    Rekey,
 }
 
 /// The result, as printed with `--json`.
@@ -44,6 +46,8 @@ struct Report {
     seeds: u64,
     faults: u64,
     messages: u64,
+    rekeys: u64,
+    moves: u64,
     violations: u64,
     first_failing_seed: Option<u64>,
 }
@@ -58,8 +62,11 @@ fn main() -> std::process::ExitCode {
     if arguments.json {
         println!("{}", serde_json::to_string(&report).expect("a report is plain numbers"));
     } else {
-        let Report { seeds, faults, messages, violations, .. } = report;
-        println!("{seeds} seeds, {messages} packets, {faults} faults injected, {violations} violations");
+        let Report { seeds, faults, messages, rekeys, moves, violations, .. } = report;
+        println!(
+            "{seeds} seeds, {messages} packets, {faults} faults injected, {rekeys} rekeys, {moves} moves, {violations} \
+             violations"
+        );
     }
     std::process::ExitCode::from(u8::from(report.violations > 0))
 }
@@ -99,6 +106,7 @@ fn run(profile: Profile, seed: u64, twice: bool) -> Result<Outcome, Violation> {
     let run = match profile {
         Profile::Replication => replication::run,
         Profile::Lossy => lossy::run,
+        Profile::Rekey => rekey::run,
     };
     if twice { run_twice(run, seed) } else { run(seed) }
 }
@@ -127,6 +135,8 @@ impl Report {
             Ok(outcome) => {
                 self.faults += outcome.faults;
                 self.messages += outcome.messages;
+                self.rekeys += outcome.rekeys;
+                self.moves += outcome.moves;
             }
             Err(_) => {
                 self.violations += 1;

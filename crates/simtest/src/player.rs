@@ -32,6 +32,8 @@ pub struct Setting {
     pub idle_timeout_us: u64,
     /// How bad the links are.
     pub conditions: Conditions,
+    /// Whether they stay, and change their addresses; otherwise they come and go.
+    pub steady: bool,
     /// Whether the server has room for all players, however long those who vanished stay.
     pub roomy: bool,
 }
@@ -60,6 +62,7 @@ pub struct Player {
     calm: bool,
     still: bool,
     opened: u64,
+    moves: u64,
     sent: u64,
     hasher: DefaultHasher,
 }
@@ -86,10 +89,11 @@ impl Player {
             next_whim_us,
             dark_until_us: 0,
             may_end: false,
-            stays: random.random_bool(0.8),
+            stays: setting.steady || random.random_bool(0.8),
             calm: false,
             still: false,
             opened: 0,
+            moves: 0,
             sent: 0,
             hasher: DefaultHasher::new(),
             random,
@@ -112,6 +116,12 @@ impl Player {
     #[must_use]
     pub fn datagrams(&self) -> u64 {
         self.sent
+    }
+
+    /// Times that its session has moved to another address.
+    #[must_use]
+    pub fn moves(&self) -> u64 {
+        self.moves
     }
 
     /// Faults of its links.
@@ -216,6 +226,10 @@ impl Player {
         if self.session.is_none() {
             return self.connect(now_us);
         }
+        if self.setting.steady {
+            self.follow_steady_whim(now_us);
+            return Ok(());
+        }
         let idle = self.setting.idle_timeout_us;
         match self.random.random_range(0..10) {
             0..2 => self.leave(now_us)?,
@@ -233,6 +247,20 @@ impl Player {
             _ => self.input = Input::default(),
         }
         Ok(())
+    }
+
+    fn follow_steady_whim(&mut self, now_us: u64) {
+        // The cookie binds a handshake to its address, and who is silent gives no bytes to ask it with.
+        let plays = self.session.as_ref().is_some_and(|session| session.welcome().is_some());
+        match self.random.random_range(0..10) {
+            0..4 if plays => {
+                self.sessions += 1;
+                self.moves += 1;
+                self.address = address(self.index, self.sessions);
+            }
+            4..6 => self.darken(now_us, 50_000..700_000),
+            _ => self.input = Input::default(),
+        }
     }
 
     fn connect(&mut self, now_us: u64) -> Result<(), Violation> {

@@ -1,6 +1,6 @@
 //! Some seeds of every profile. Thousands of others run with `cargo run --release -p shadowland-simtest`.
 
-use shadowland_simtest::{Outcome, Violation, lossy, replication, run_twice};
+use shadowland_simtest::{Outcome, Violation, lossy, rekey, replication, run_twice};
 
 fn all_hold(profile: &str, run: fn(u64) -> Result<Outcome, Violation>, seeds: impl Iterator<Item = u64>) {
     for seed in seeds {
@@ -26,6 +26,11 @@ fn the_whole_server_and_its_clients_converge_under_loss() {
     all_hold("lossy", lossy::run, 1..=10);
 }
 
+#[test]
+fn new_keys_and_new_addresses_disturb_nobody() {
+    all_hold("rekey", rekey::run, 1..=5);
+}
+
 /// Seeds that once found a bug in the session protocol: an answer to the handshake that was lost (13), and a
 /// session that was forgotten just when its client had learnt of it (1799).
 #[test]
@@ -35,7 +40,7 @@ fn seeds_that_once_failed_hold() {
 
 #[test]
 fn the_same_seed_is_the_same_run_to_the_last_byte() {
-    for run in [lossy::run, replication::run] {
+    for run in [lossy::run, rekey::run, replication::run] {
         let (first, other) = (run_twice(run, 3).unwrap(), run(4).unwrap());
         assert_ne!(first.world_hash, other.world_hash);
         assert_ne!(first.traffic_hash, other.traffic_hash);

@@ -6,7 +6,6 @@
 //! there. Until then everything goes on to the old address, and the new one gets no more bytes than came from it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use shadowland_wire::limits::PATH_TOKEN_BYTES;
 use shadowland_wire::message::control::Control;
@@ -16,8 +15,9 @@ use super::rtt::Rtt;
 use super::{Connection, PacketBuilder, State};
 use crate::Time;
 
-/// How long a new address has for its proof. Then another one may be tried; the client's next packet will be it.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a new address has for its proof, in PTO. Then another one may be tried: whoever moves on before the proof
+/// is done must not wait for long.
+const PATIENCE_PTO: u32 = 3;
 /// Bytes of the largest packet with nothing but a challenge: header, acknowledgements, message, tag.
 const CHALLENGE_BYTES: usize = 14 + 13 + 2 + PATH_TOKEN_BYTES + 16;
 
@@ -87,6 +87,7 @@ impl Connection {
         newest: bool,
         answered: Option<[u8; PATH_TOKEN_BYTES]>,
     ) {
+        let pto = self.rtt.timeout(&self.config, 0);
         match &mut self.paths.candidate {
             Some(candidate) if candidate.address == from => {
                 candidate.received_bytes += bytes;
@@ -108,7 +109,7 @@ impl Connection {
                     received_bytes: bytes,
                     sent_bytes: 0,
                     ask_at: now,
-                    give_up_at: now + PATIENCE,
+                    give_up_at: now + PATIENCE_PTO * pto,
                 }));
             }
             _ => {}
