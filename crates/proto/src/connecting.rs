@@ -83,6 +83,7 @@ fn deny_text(reason: DenyReason) -> &'static str {
         DenyReason::Version => "it speaks another version of the protocol",
         DenyReason::ShuttingDown => "it is shutting down",
         DenyReason::Token => "the login token is missing, over, used, or not for this client",
+        DenyReason::Address => "as many players come from this address as may",
         DenyReason::Other(_) => "for a reason that this version does not know",
     }
 }

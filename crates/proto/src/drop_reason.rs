@@ -45,6 +45,9 @@ pub enum DropReason {
     /// Not a packet of this session, or with flags that a session's packet cannot have.
     #[error("not a sealed packet of this session")]
     NotSealed,
+    /// The client sends more than it may.
+    #[error("its client sends more than it may")]
+    TooFast,
     /// The sequence was received before.
     #[error("received before")]
     Replayed,
@@ -76,7 +79,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::TooLarge,
         Self::NotProtocol,
         Self::UnknownSession,
@@ -90,6 +93,7 @@ impl DropReason {
         Self::BadToken,
         Self::ForeignAnswer,
         Self::NotSealed,
+        Self::TooFast,
         Self::Replayed,
         Self::BehindWindow,
         Self::WrongPhase,

@@ -33,7 +33,9 @@ pub use connection::{
 pub use crypto::identity::Identity;
 pub use crypto::token::{LOGIN_TOKEN_BYTES, LoginToken, TokenError, TokenSigner, TokenVerifier};
 pub use drop_reason::{DropReason, Dropped};
-pub use endpoint::{Counters, Endpoint, EndpointConfig, Rate, Routed, SESSIONS_MAX, Session, Slot};
+pub use endpoint::{
+    AddressLimit, Counters, Endpoint, EndpointConfig, Rate, Routed, SESSIONS_MAX, Session, Slot,
+};
 pub use time::Time;
 
 pub use shadowland_wire::handshake::{DenyReason, SessionParameters};

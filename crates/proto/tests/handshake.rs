@@ -10,8 +10,9 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_proto::{
-    CloseReason, ConnectConfig, ConnectError, Connecting, DenyReason, DisconnectReason, DropReason, Endpoint,
-    EndpointConfig, Identity, LoginToken, Rate, Receiver, Routed, State, Time, TokenSigner, TokenVerifier,
+    AddressLimit, CloseReason, ConnectConfig, ConnectError, Connecting, DenyReason, DisconnectReason,
+    DropReason, Endpoint, EndpointConfig, Identity, LoginToken, Rate, Receiver, Routed, State, Time,
+    TokenSigner, TokenVerifier,
 };
 use shadowland_wire::header::HEADER_BYTES;
 
@@ -195,6 +196,52 @@ fn a_key_in_use_is_refused_from_another_address_even_with_a_cookie() {
     stolen[HEADER_BYTES + 3..HEADER_BYTES + 3 + 48].copy_from_slice(&cookie);
     net.deliver(elsewhere, &mut stolen);
     assert_eq!(net.server.counters().dropped.by(DropReason::DuplicateKey), 1);
+}
+
+#[test]
+fn an_address_has_its_share_of_sessions_over_all_endpoints() {
+    let addresses = Arc::new(AddressLimit::new(2));
+    let config = EndpointConfig { addresses: Arc::clone(&addresses), ..Default::default() };
+    let mut net = Net::new(21, PERFECT, config);
+    for port in 1..=4 {
+        let index = net.join(ConnectConfig { timeout: Duration::from_secs(3), ..Default::default() });
+        net.clients[index].address = format!("198.51.100.1:{port}").parse().unwrap();
+    }
+    let elsewhere = net.join(ConnectConfig::default());
+    net.clients[elsewhere].address = "198.51.100.2:1".parse().unwrap();
+    net.run(Duration::from_secs(4));
+    let denied =
+        (0..4).filter(|&index| failure(&net, index) == Some(ConnectError::Denied(DenyReason::Address)));
+    assert_eq!(denied.count(), 2);
+    assert_eq!(net.clients[elsewhere].state(), Some(State::Established));
+
+    let slot = net.slots()[0];
+    net.server.remove(slot);
+    let index = net.join(ConnectConfig::default());
+    net.clients[index].address = "198.51.100.1:9".parse().unwrap();
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.clients[index].state(), Some(State::Established));
+}
+
+#[test]
+fn a_client_that_sends_too_much_loses_what_is_above_its_share_and_no_more() {
+    let config = EndpointConfig { client_bytes_per_s: 50_000, ..Default::default() };
+    let mut net = Net::connected_to(22, PERFECT, config);
+    for _ in 0..1_000 {
+        net.client_says(0, 0x20, &[1; 1_000]);
+        net.client_says(0, 0x20, &[1; 1_000]);
+        net.run(ms(1));
+    }
+    let taken = net.server_log().messages.len();
+    assert!((70..110).contains(&taken), "{taken} of 2000 packets in a second of 50 kB, and one at once");
+    let dropped = net.session().connection.stats().dropped.by(DropReason::TooFast);
+    assert!(dropped > 1_800);
+    // It calms down, and plays on.
+    net.run(Duration::from_secs(2));
+    net.client_says(0, 0x20, b"calm");
+    net.run(ms(50));
+    assert!(net.all_established());
+    assert_eq!(net.server_log().messages.last().unwrap().1, b"calm");
 }
 
 const UNIX: u64 = 1_800_000_000;

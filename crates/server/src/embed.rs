@@ -11,7 +11,9 @@
 use std::sync::Arc;
 
 use rand::CryptoRng;
-use shadowland_proto::{Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters, TokenVerifier};
+use shadowland_proto::{
+    AddressLimit, Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters, TokenVerifier,
+};
 use zeroize::Zeroizing;
 
 use crate::config::{Config, TICK_HZ};
@@ -52,6 +54,7 @@ pub fn assemble_with_tokens(
     rng: &mut dyn CryptoRng,
 ) -> Assembly {
     let accounts = Accounts::new(workers);
+    let addresses = Arc::new(AddressLimit::new(config.security.sessions_per_address));
     let mut cookie_master = Zeroizing::new([0; 32]);
     rng.fill_bytes(&mut *cookie_master);
     let mut to_workers = Vec::new();
@@ -59,8 +62,11 @@ pub fn assemble_with_tokens(
         .map(|worker| {
             let (worker_queues, world_queues) = queues(config.session.max_players);
             to_workers.push(world_queues);
-            let endpoint_config =
-                EndpointConfig { tokens: tokens.cloned(), ..endpoint_config(config, worker) };
+            let endpoint_config = EndpointConfig {
+                tokens: tokens.cloned(),
+                addresses: Arc::clone(&addresses),
+                ..endpoint_config(config, worker)
+            };
             let endpoint = Endpoint::new(endpoint_config, identity.clone(), &cookie_master, rng);
             Hub::new(config, endpoint, worker_queues, worker, Arc::clone(&accounts))
         })
@@ -79,6 +85,7 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
             ..SessionParameters::default()
         },
         rekey: config.security.rekey,
+        client_bytes_per_s: config.security.client_bytes_per_s,
         ..EndpointConfig::default()
     }
 }

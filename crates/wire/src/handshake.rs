@@ -101,6 +101,8 @@ pub enum DenyReason {
     ShuttingDown,
     /// The login token is missing, over, used, or not for this client.
     Token,
+    /// As many sessions come from the client's address as may.
+    Address,
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -114,6 +116,7 @@ impl DenyReason {
             2 => Self::Version,
             3 => Self::ShuttingDown,
             4 => Self::Token,
+            5 => Self::Address,
             other => Self::Other(other),
         }
     }
@@ -126,6 +129,7 @@ impl DenyReason {
             Self::Version => 2,
             Self::ShuttingDown => 3,
             Self::Token => 4,
+            Self::Address => 5,
             Self::Other(code) => code,
         }
     }

@@ -5,6 +5,7 @@
 //! | `mod.rs` | the state, and what happens to an incoming packet |
 //! | `rekey` | which keys open what arrives, and when new ones take over |
 //! | `packet_builder` | how a packet is put together and sealed |
+//! | `intake` | how much a client may send |
 //! | `path` | which address packets go to, and how it moves |
 //! | `replay` | which sequences were received |
 //! | `received` | which packets were applied, and when to say so |
@@ -21,6 +22,7 @@ mod config;
 mod congestion;
 mod flow;
 mod inbox;
+mod intake;
 mod outbox;
 mod pacer;
 mod packet_builder;
@@ -61,6 +63,7 @@ use crate::drop_reason::DropReason;
 
 use flow::{Demand, Flow};
 use inbox::Inbox;
+use intake::Intake;
 use outbox::{Outbox, Timeouts, Undeliverable};
 use path::Paths;
 use received::Received;
@@ -126,6 +129,7 @@ pub struct Connection {
     sealer: Sealer,
     keys: Keys,
     paths: Paths,
+    intake: Intake,
     replay: ReplayWindow,
     received: Received,
     sent: SentPackets,
@@ -189,6 +193,7 @@ impl Connection {
             sealer: Sealer::new(seal_key, acceptance.connection_id),
             keys: Keys::new(role, keys, entropy, now),
             paths: Paths::default(),
+            intake: Intake::default(),
             replay: ReplayWindow::new(),
             received: Received::new(&config),
             sent: SentPackets::new(&config),
@@ -207,6 +212,11 @@ impl Connection {
             answer_unheard: false,
             stats: Stats::default(),
         }
+    }
+
+    /// From here on the peer may send so much; what is above it is dropped unopened.
+    pub(crate) fn set_intake(&mut self, bytes_per_s: u64) {
+        self.intake.limit(bytes_per_s);
     }
 
     /// The session's id, in the header of all its packets.
@@ -440,10 +450,12 @@ impl Connection {
         {
             return Err(DropReason::NotSealed);
         }
+        self.intake.check(now)?;
         self.replay.check(header.sequence)?;
         let bytes = datagram.len();
         let payload = self.keys.open(now, &header, datagram)?;
         self.replay.mark(header.sequence);
+        self.intake.spend(now, bytes);
         let step = self.keys.opened(now, &header, bytes, self.rtt.timeout(&self.config, 0));
         self.apply_step(step);
         Ok((header, payload))

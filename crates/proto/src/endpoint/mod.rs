@@ -4,13 +4,15 @@
 //! it, a request passes these checks, each cheaper than the next: network rate, version, repetition, room,
 //! half-open sessions, budget for handshakes, and only then the Noise message itself.
 
+mod addresses;
 mod rate;
 mod remembered;
 
+pub use addresses::AddressLimit;
 pub use rate::Rate;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +58,10 @@ pub struct EndpointConfig {
     /// Noise messages that the endpoint computes, so that a flood cannot take the tick's CPU (about 0.1 ms
     /// each).
     pub handshake_rate: Rate,
+    /// How many sessions an address may have; shared by all endpoints of a server.
+    pub addresses: Arc<AddressLimit>,
+    /// Bytes a second that a client may send, packets counted with 64 bytes more.
+    pub client_bytes_per_s: u64,
     /// Who checks login tokens; without it anybody may come in, and tokens are not looked at.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// When the keys of a session are replaced.
@@ -75,6 +81,8 @@ impl Default for EndpointConfig {
             half_open_timeout: Duration::from_secs(5),
             network_rate: Rate { per_second: 64, burst: 256 },
             handshake_rate: Rate { per_second: 1_000, burst: 500 },
+            addresses: Arc::new(AddressLimit::new(SESSIONS_MAX)),
+            client_bytes_per_s: 256 * 1024,
             tokens: None,
             rekey: RekeyLimits::default(),
             parameters: SessionParameters::default(),
@@ -127,6 +135,8 @@ pub struct Session<T> {
     pub connection: Connection,
     /// The client's static public key.
     pub client_key: [u8; KEY_BYTES],
+    /// Where the session was admitted from.
+    admitted_from: IpAddr,
     /// What the login token says, where one is asked for.
     pub login: Option<LoginToken>,
     /// What the server hangs on the session.
@@ -252,6 +262,7 @@ impl<T> Endpoint<T> {
         self.session_mut(slot)?;
         let entry = &mut self.slots[slot.index()];
         let session = entry.session.take()?;
+        self.config.addresses.give_back(session.admitted_from);
         entry.generation = entry.generation.checked_add(1).unwrap_or(1);
         self.free.push_back(slot.index() as u16);
         session.data
@@ -367,7 +378,15 @@ impl<T> Endpoint<T> {
         if !self.handshakes.take(now, self.config.handshake_rate) {
             return Err(DropReason::HandshakeBudget);
         }
-        let noise = match self.accept(now, client, index, noise) {
+        let from = client.address.ip();
+        if !self.config.addresses.take(from) {
+            return Ok(self.deny(client, DenyReason::Address, reply));
+        }
+        let accepted = self.accept(now, client, index, noise);
+        if accepted.is_err() {
+            self.config.addresses.give_back(from);
+        }
+        let noise = match accepted {
             // The one refusal after the handshake that the client can do something about.
             Err(DropReason::BadToken) => {
                 self.counters.dropped.count(DropReason::BadToken);
@@ -404,10 +423,12 @@ impl<T> Endpoint<T> {
         let mut connection = Connection::new(Role::Server, &acceptance, keys, entropy, config, now);
         connection.set_rekey_limits(self.config.rekey);
         connection.set_address(client.address);
+        connection.set_intake(self.config.client_bytes_per_s);
 
+        let admitted_from = client.address.ip();
         self.free.pop_front();
         self.slots[usize::from(index)].session =
-            Some(Box::new(Session { connection, client_key, login, data: None }));
+            Some(Box::new(Session { connection, client_key, admitted_from, login, data: None }));
         self.half_open.push_back((slot, now + self.config.half_open_timeout));
         self.remembered.insert(now, *client.ephemeral, Accepted { slot, address: client.address, noise });
         self.counters.accepted += 1;

@@ -85,6 +85,10 @@ pub enum Auth {
 pub struct SecurityConfig {
     /// Who may join.
     pub auth: Auth,
+    /// Sessions that may come from one address.
+    pub sessions_per_address: usize,
+    /// Bytes a second that a player may send.
+    pub client_bytes_per_s: u64,
     /// When the keys of a session are replaced.
     pub rekey: RekeyLimits,
 }
@@ -190,6 +194,8 @@ impl Effective {
                     "token" => Auth::Token { keys: self.text("security.token_keys").into() },
                     _ => Auth::Open,
                 },
+                sessions_per_address: self.whole("security.sessions_per_address"),
+                client_bytes_per_s: self.whole("security.client_bytes_per_s") as u64,
                 rekey: RekeyLimits {
                     bytes: self.whole("security.rekey_bytes") as u64,
                     age: Duration::from_secs_f64(self.number("security.rekey_after_s")),

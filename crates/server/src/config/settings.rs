@@ -136,6 +136,18 @@ pub const SETTINGS: &[Setting] = &[
         default: || Value::Text("data/token_keys".into()),
     },
     Setting {
+        key: "security.sessions_per_address",
+        meaning: "Sessions from one address (IPv4, or IPv6 /64) at a time; this machine's own have no limit.",
+        kind: Kind::Whole { min: 1, max: 60_000 },
+        default: || Value::Whole(64),
+    },
+    Setting {
+        key: "security.client_bytes_per_s",
+        meaning: "Bytes a second that a player may send, 64 more for every packet; what is above is dropped.",
+        kind: Kind::Whole { min: 16_384, max: 16_777_216 },
+        default: || Value::Whole(262_144),
+    },
+    Setting {
         key: "security.rekey_bytes",
         meaning: "Bytes in either direction after which the keys of a session are replaced.",
         kind: Kind::Whole { min: 16_384, max: 1_000_000_000 },
