@@ -6,6 +6,7 @@ use shadowland_wire::codec::Writer;
 use shadowland_wire::header::{Channel, Flags, Header};
 use shadowland_wire::limits;
 use shadowland_wire::message::control::DisconnectReason;
+use shadowland_wire::message::fragment::{Fragment, Whole};
 use shadowland_wire::message::{ClientType, ControlType, Frame, MessageId, ServerType, StreamId};
 
 const DOCUMENT: &str = include_str!("../../../docs/PROTOCOL.md");
@@ -41,6 +42,8 @@ fn the_limits_are_those_of_the_code() {
         ("reliable message", "1024 bytes", limits::RELIABLE_MESSAGE_BYTES, kib),
         ("unacknowledged reliable messages", "64 KiB, 1024", limits::RELIABLE_SEND_BYTES, 64 * kib),
         ("held ahead of a gap", "256 messages per stream, 128 KiB", limits::REORDER_BYTES, 128 * kib),
+        ("piece of a larger message", "1000 bytes", limits::FRAGMENT_BYTES, 1000),
+        ("larger messages taken apart or put together at a time", "4", limits::ASSEMBLIES, 4),
         ("login token", "256 bytes", limits::TOKEN_BYTES, 256),
         ("accepted handshakes remembered", "8192, 10 s", limits::REMEMBERED_HANDSHAKES, 8192),
         ("rate buckets for networks", "4096", limits::NETWORK_BUCKETS, 4096),
@@ -50,6 +53,8 @@ fn the_limits_are_those_of_the_code() {
     }
     assert_eq!(limits::RELIABLE_SEND_MESSAGES, kib);
     assert_eq!(limits::REORDER_WINDOW, 256);
+    assert!(row("larger message, packed and unpacked").contains("256 KiB; 1 MiB"));
+    assert_eq!((limits::MESSAGE_BYTES, limits::MESSAGE_BYTES_MAX), (256 * kib, kib * kib));
     assert!(row("sequence").contains("2^48"));
     assert_eq!(limits::SEQUENCE_MAX, 1 << 48);
     assert_eq!(limits::RELIABLE_FIRST_ID_MAX, 1 << 62);
@@ -86,6 +91,11 @@ fn the_examples_are_what_the_code_writes() {
     let stream = StreamId::new(Channel::ReliableOrdered, 3).unwrap();
     let place = MessageId { stream, id: 300 };
     Frame { kind: 0x40, reliable: Some(place), body: &[7] }.encode(&mut writer).unwrap();
+    documented(writer.written());
+
+    let mut writer = Writer::new(&mut buffer);
+    let whole = Whole { kind: 0x40, size: 2_003, plain_size: Some(70_000) };
+    Fragment { whole, index: 2, piece: &[7, 8, 9] }.encode(&mut writer).unwrap();
     documented(writer.written());
 }
 

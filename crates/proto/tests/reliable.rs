@@ -4,8 +4,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::{BAD, Link, Net, PERFECT};
-use shadowland_proto::{Channel, CloseReason, DisconnectReason, SendError, State};
+use common::{BAD, Link, Net, PERFECT, Phase};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use shadowland_proto::{
+    Channel, CloseReason, Congestion, ConnectConfig, DisconnectReason, EndpointConfig, SendError, State,
+    TransportConfig,
+};
+use shadowland_wire::codec::Reader;
+use shadowland_wire::header::{Flags, Header};
 
 const CHAT: u8 = 0x30;
 const COMBAT: u8 = 0x31;
@@ -19,6 +26,10 @@ fn ms(ms: u64) -> Duration {
 fn numbers(messages: &[(u8, Vec<u8>)], kind: u8) -> Vec<u32> {
     let of_kind = messages.iter().filter(|(of, _)| *of == kind);
     of_kind.map(|(_, body)| u32::from_le_bytes(body[..4].try_into().unwrap())).collect()
+}
+
+fn header_of(datagram: &[u8]) -> Header {
+    Header::decode(&mut Reader::new(datagram)).unwrap()
 }
 
 /// Both sides send on three streams, beside 60 Hz of unreliable packets, until all has arrived.
@@ -167,7 +178,7 @@ fn a_peer_that_acknowledges_nothing_fills_a_bounded_queue_and_ends_the_session()
     // Deaf in one direction only: the client is heard, so that it is not the idle timeout that ends it.
     let mut sent = 0;
     let result = loop {
-        match net.session().connection.send(Channel::ReliableOrdered, 0, CHAT, &[1; 1000]) {
+        match net.session().connection.send(Channel::ReliableOrdered, 0, CHAT, &noise(9, 1000)) {
             Ok(()) => sent += 1,
             Err(error) => break error,
         }
@@ -207,7 +218,114 @@ fn what_cannot_be_sent_is_refused_by_name() {
     assert_eq!(connection.send(Channel::ReliableOrdered, 8, CHAT, &[]), Err(SendError::NoSuchStream));
     assert_eq!(connection.send(Channel::Unreliable, 0, CHAT, &[]), Err(SendError::NoSuchStream));
     assert_eq!(connection.send(Channel::ReliableOrdered, 0, 4, &[]), Err(SendError::BadType));
-    assert_eq!(connection.send(Channel::ReliableOrdered, 0, CHAT, &[0; 1025]), Err(SendError::TooLarge));
+    let too_large = vec![0; 256 * 1024 + 1];
+    assert_eq!(connection.send(Channel::ReliableOrdered, 0, CHAT, &too_large), Err(SendError::TooLarge));
     connection.close(now, DisconnectReason::Leaving);
     assert_eq!(connection.send(Channel::ReliableOrdered, 0, CHAT, &[]), Err(SendError::Closed));
+}
+
+/// Bytes without a pattern, told by their number.
+fn noise(number: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    StdRng::seed_from_u64(number).fill_bytes(&mut bytes);
+    bytes
+}
+
+#[test]
+fn large_messages_arrive_whole_in_their_place_and_hold_up_no_other_stream() {
+    for (seed, link) in [(8, PERFECT), (9, BAD)] {
+        let mut net = Net::connected(seed, link);
+        let say = |net: &mut Net, stream, kind, body: &[u8]| {
+            let connection = net.clients[0].connection();
+            connection.send(Channel::ReliableOrdered, stream, kind, body).unwrap();
+        };
+        let (first, large, last) = (noise(1, 40), noise(2, 256 * 1024), noise(3, 1_500));
+        say(&mut net, 0, CHAT, &first);
+        say(&mut net, 0, CHAT, &large);
+        let more = net.clients[0].connection().send(Channel::ReliableOrdered, 0, CHAT, &last);
+        assert_eq!(more, Err(SendError::Full), "what is queued is above the limit already");
+        net.run(ms(1));
+        say(&mut net, 1, COMBAT, b"hit");
+        // Sooner or later there is room again.
+        net.run_until(Duration::from_secs(60), |net| {
+            net.clients[0].connection().send(Channel::ReliableOrdered, 0, CHAT, &last).is_ok()
+        });
+        net.run_until(Duration::from_secs(60), |net| net.server_log().messages.len() == 4);
+        let combat = net.server_log().messages.iter().position(|(kind, _)| *kind == COMBAT).unwrap();
+        let messages = &mut net.server_log().messages;
+        messages.remove(combat);
+        assert!(*messages == [(CHAT, first), (CHAT, large), (CHAT, last)], "seed {seed}");
+        assert!(combat < 2, "it overtook the pieces that were still to be sent");
+        assert!(net.all_established());
+    }
+}
+
+#[test]
+fn what_repeats_itself_is_compressed_and_noise_is_not() {
+    let mut net = Net::connected(10, PERFECT);
+    let text = "Aerin offers 12 silver for the sword. ".repeat(100).into_bytes();
+    let noise = noise(4, text.len());
+    let mut sent = Vec::new();
+    for body in [&text, &noise] {
+        let before = net.session().connection.stats().body_bytes_sent[2];
+        net.session().connection.send(Channel::ReliableUnordered, 0, LOOT, body).unwrap();
+        net.run(ms(100));
+        sent.push(net.session().connection.stats().body_bytes_sent[2] - before);
+    }
+    assert!(sent[0] * 10 < text.len() as u64, "{sent:?}");
+    assert!(sent[1] > noise.len() as u64, "{sent:?}");
+    assert!(net.clients[0].log.messages == [(LOOT, text), (LOOT, noise)]);
+    let flags = net.sent.iter().fold(Flags::NONE, |all, (_, datagram)| all.with(header_of(datagram).flags));
+    assert!(flags.contains(Flags::FRAGMENT.with(Flags::COMPRESSED)));
+}
+
+#[test]
+fn large_messages_wait_for_what_the_peer_takes() {
+    let config = EndpointConfig {
+        transport: TransportConfig { message_bytes: 10_000, ..TransportConfig::default() },
+        ..EndpointConfig::default()
+    };
+    let mut net = Net::new(11, PERFECT, config);
+    net.join(ConnectConfig::default());
+    net.run_until(Duration::from_secs(1), |net| matches!(net.clients[0].phase, Phase::Connected(_)));
+    let connection = net.clients[0].connection();
+    if connection.state() != State::Established {
+        let early = connection.send(Channel::ReliableOrdered, 0, CHAT, &noise(1, 10_000));
+        assert_eq!(early, Err(SendError::Full));
+    }
+    net.run_until(Duration::from_secs(1), Net::all_established);
+    let connection = net.clients[0].connection();
+    let above = connection.send(Channel::ReliableOrdered, 0, CHAT, &noise(1, 10_001));
+    assert_eq!(above, Err(SendError::TooLarge));
+    connection.send(Channel::ReliableOrdered, 0, CHAT, &noise(1, 10_000)).unwrap();
+    net.run(ms(500));
+    assert_eq!(net.server_log().messages.len(), 1);
+}
+
+#[test]
+fn a_blackout_of_ten_seconds_ends_nothing_and_one_of_sixty_ends_both_sides() {
+    for congestion in [Congestion::Delay, Congestion::Loss] {
+        let transport = TransportConfig { congestion, ..TransportConfig::default() };
+        let config = EndpointConfig { transport: transport.clone(), ..EndpointConfig::default() };
+        let mut net = Net::new(12, Link { delay: ms(30), ..PERFECT }, config);
+        net.join(ConnectConfig { transport, ..ConnectConfig::default() });
+        net.run_until(Duration::from_secs(10), |net| net.all_established());
+        let large = noise(5, 60_000);
+        net.session().connection.send(Channel::ReliableOrdered, 0, CHAT, &large).unwrap();
+        net.clients[0].connection().send(Channel::ReliableUnordered, 0, LOOT, &large).unwrap();
+        net.run(ms(40));
+        net.link.loss = 1.0;
+        net.run(Duration::from_secs(10));
+        net.link.loss = 0.0;
+        net.run(Duration::from_secs(6));
+        assert!(net.all_established(), "{congestion:?}");
+        assert!(net.clients[0].log.messages == [(CHAT, large.clone())]);
+        assert!(net.server_log().messages == [(LOOT, large)]);
+
+        net.link.loss = 1.0;
+        net.run(Duration::from_secs(60));
+        let timeout = State::Closed(CloseReason::Local(DisconnectReason::IdleTimeout));
+        assert_eq!(net.clients[0].state(), Some(timeout));
+        assert_eq!(net.session().connection.state(), timeout);
+    }
 }

@@ -13,6 +13,14 @@ pub const MESSAGES_PER_PACKET: usize = 128;
 pub const RELIABLE_STREAMS: usize = 8;
 /// Largest reliable message that fits one packet, in bytes; fragments carry more.
 pub const RELIABLE_MESSAGE_BYTES: usize = 1024;
+/// Bytes of a piece of a larger message; the last one is shorter.
+pub const FRAGMENT_BYTES: usize = 1000;
+/// Largest reliable message that a deployment can allow, in bytes, packed and unpacked.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Largest reliable message by default, in bytes.
+pub const MESSAGE_BYTES: usize = 256 * 1024;
+/// Messages that a connection puts together, and takes apart, at the same time.
+pub const ASSEMBLIES: usize = 4;
 /// Bytes of reliable messages that a connection holds for sending; then `send` says full.
 pub const RELIABLE_SEND_BYTES: usize = 64 * 1024;
 /// Messages from the next expected one on that a receiver takes, per stream; a multiple of 64.

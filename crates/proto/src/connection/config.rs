@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use shadowland_wire::limits::{
-    RELIABLE_MESSAGE_BYTES, RELIABLE_SEND_BYTES, RELIABLE_SEND_MESSAGES, REORDER_BYTES, REORDER_WINDOW,
+    MESSAGE_BYTES, MESSAGE_BYTES_MAX, RELIABLE_MESSAGE_BYTES, RELIABLE_SEND_BYTES, RELIABLE_SEND_MESSAGES,
+    REORDER_BYTES, REORDER_WINDOW,
 };
 
 /// Figures of acknowledging, sending again, windows and congestion control.
@@ -29,8 +30,9 @@ pub struct TransportConfig {
     pub ack_packets: u32,
     /// A side that has sent nothing worth an answer for so long sends a Ping.
     pub ping_interval: Duration,
-    /// Bytes of reliable messages that wait for their acknowledgement; then sending says full. A message above
-    /// one packet is taken whenever the others are within it.
+    /// Bytes of reliable messages that wait for their acknowledgement; then sending says full. Those that are
+    /// taken apart are counted on their own, and one is taken whenever the others are within the figure: so a
+    /// connection holds up to twice as much and one largest message.
     pub send_bytes: usize,
     /// Reliable messages, or pieces of them, that wait for their acknowledgement; then sending says full.
     pub send_messages: usize,
@@ -38,6 +40,10 @@ pub struct TransportConfig {
     pub window_messages: u16,
     /// Bytes of messages that this side holds ahead of gaps, all streams together.
     pub window_bytes: u32,
+    /// Largest reliable message that this side takes and sends, at most [`MESSAGE_BYTES_MAX`].
+    pub message_bytes: usize,
+    /// Whether reliable messages from 512 bytes on are compressed when that seems to pay.
+    pub compress: bool,
     /// How the sending rate is found.
     pub congestion: Congestion,
     /// How long the application may sleep between sending: so much of the rate may leave at once.
@@ -75,6 +81,8 @@ impl Default for TransportConfig {
             send_messages: RELIABLE_SEND_MESSAGES,
             window_messages: REORDER_WINDOW as u16,
             window_bytes: REORDER_BYTES as u32,
+            message_bytes: MESSAGE_BYTES,
+            compress: true,
             congestion: Congestion::default(),
             burst: Duration::from_millis(25),
             budget_floor_bytes: 200,
@@ -96,6 +104,7 @@ impl TransportConfig {
         self.send_bytes = self.send_bytes.max(RELIABLE_MESSAGE_BYTES);
         self.send_messages = self.send_messages.max(1);
         self.window_messages = self.window_messages.clamp(1, REORDER_WINDOW as u16);
+        self.message_bytes = self.message_bytes.clamp(RELIABLE_MESSAGE_BYTES, MESSAGE_BYTES_MAX);
         self.window_bytes = self.window_bytes.max(RELIABLE_MESSAGE_BYTES as u32);
         self
     }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use shadowland_wire::header::Channel;
 use shadowland_wire::limits::REORDER_WINDOW;
-use shadowland_wire::message::{MessageId, StreamId};
+use shadowland_wire::message::{ControlType, MessageId, StreamId};
 
 use super::Receiver;
 use super::config::TransportConfig;
+use super::fragments::Assemblies;
 
 /// What has arrived so far. Costs nothing until a message overtakes another.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub(super) struct Inbox {
     /// Messages of ordered streams that wait for an earlier one.
     held: BTreeMap<MessageId, Held>,
     held_bytes: usize,
+    pub(super) assemblies: Assemblies,
     window_messages: u64,
     window_bytes: usize,
 }
@@ -29,9 +31,14 @@ struct Held {
     body: Box<[u8]>,
 }
 
-/// The message is too far ahead, or there is no room to hold it: its packet must not be acknowledged.
+/// Why a message is not taken. Its packet must not be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AheadOfWindow;
+pub(super) enum NotTaken {
+    /// It is too far ahead, or there is no room to hold it.
+    AheadOfWindow,
+    /// It is a piece of a larger message that can never be delivered: the peer breaks the protocol.
+    Broken,
+}
 
 impl Inbox {
     pub(super) fn new(config: &TransportConfig) -> Self {
@@ -40,6 +47,7 @@ impl Inbox {
             unordered: Arrived::default(),
             held: BTreeMap::new(),
             held_bytes: 0,
+            assemblies: Assemblies::new(config.message_bytes),
             window_messages: u64::from(config.window_messages),
             window_bytes: config.window_bytes as usize,
         }
@@ -57,51 +65,73 @@ impl Inbox {
         kind: u8,
         body: &[u8],
         receiver: &mut impl Receiver,
-    ) -> Result<(), AheadOfWindow> {
+    ) -> Result<(), NotTaken> {
         let next = self.next_id[place.stream.index()];
         let Some(ahead) = place.id.checked_sub(next) else { return Ok(()) };
         if ahead >= self.window_messages {
-            return Err(AheadOfWindow);
+            return Err(NotTaken::AheadOfWindow);
         }
         match place.stream.channel() {
-            Channel::ReliableUnordered => self.accept_unordered(place.stream, ahead, kind, body, receiver),
+            Channel::ReliableUnordered => self.accept_unordered(place, ahead, kind, body, receiver),
             _ if ahead == 0 => self.deliver(place, kind, body, receiver),
-            _ => return self.hold(place, kind, body),
+            _ => self.hold(place, kind, body),
         }
-        Ok(())
     }
 
     fn accept_unordered(
         &mut self,
-        stream: StreamId,
+        place: MessageId,
         ahead: u64,
         kind: u8,
         body: &[u8],
         receiver: &mut impl Receiver,
-    ) {
+    ) -> Result<(), NotTaken> {
         if self.unordered.insert(ahead) {
-            receiver.message(kind, body);
-            self.next_id[stream.index()] += self.unordered.pop_front();
+            self.hand_over(place, kind, body, receiver)?;
+            self.next_id[place.stream.index()] += self.unordered.pop_front();
         }
+        Ok(())
     }
 
-    fn deliver(&mut self, place: MessageId, kind: u8, body: &[u8], receiver: &mut impl Receiver) {
+    /// Gives a message to the application, or a piece of one to its assembly.
+    fn hand_over(
+        &mut self,
+        place: MessageId,
+        kind: u8,
+        body: &[u8],
+        receiver: &mut impl Receiver,
+    ) -> Result<(), NotTaken> {
+        if kind == ControlType::Fragment as u8 {
+            return self.assemblies.take(place, body, receiver).map_err(|_| NotTaken::Broken);
+        }
         receiver.message(kind, body);
+        Ok(())
+    }
+
+    fn deliver(
+        &mut self,
+        place: MessageId,
+        kind: u8,
+        body: &[u8],
+        receiver: &mut impl Receiver,
+    ) -> Result<(), NotTaken> {
+        self.hand_over(place, kind, body, receiver)?;
         let mut place = MessageId { id: place.id + 1, ..place };
         while let Some(held) = self.held.remove(&place) {
             self.held_bytes -= held.body.len();
-            receiver.message(held.kind, &held.body);
+            self.hand_over(place, held.kind, &held.body, receiver)?;
             place.id += 1;
         }
         self.next_id[place.stream.index()] = place.id;
+        Ok(())
     }
 
-    fn hold(&mut self, place: MessageId, kind: u8, body: &[u8]) -> Result<(), AheadOfWindow> {
+    fn hold(&mut self, place: MessageId, kind: u8, body: &[u8]) -> Result<(), NotTaken> {
         if self.held.contains_key(&place) {
             return Ok(());
         }
         if self.held_bytes + body.len() > self.window_bytes {
-            return Err(AheadOfWindow);
+            return Err(NotTaken::AheadOfWindow);
         }
         self.held_bytes += body.len();
         self.held.insert(place, Held { kind, body: body.into() });
@@ -200,11 +230,11 @@ mod tests {
         assert_eq!(held * body.len(), REORDER_BYTES);
         assert_eq!(
             inbox.accept(place(Channel::ReliableOrdered, WINDOW), 0x20, &[], &mut delivered),
-            Err(AheadOfWindow)
+            Err(NotTaken::AheadOfWindow)
         );
         assert_eq!(
             inbox.accept(place(Channel::ReliableOrdered, u64::MAX), 0x20, &[], &mut delivered),
-            Err(AheadOfWindow)
+            Err(NotTaken::AheadOfWindow)
         );
         assert!(delivered.0.is_empty());
     }

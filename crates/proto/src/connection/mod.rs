@@ -14,13 +14,16 @@
 //! | `flow`, `congestion`, `pacer` | how much may leave now |
 //! | `config` | the figures of all this |
 //! | `outbox`, `inbox` | reliable messages, to and from the peer |
+//! | `fragments`, `compress` | those of them that are large |
 //!
 //! An idle connection takes 3 KiB, of which 2 KiB are for the last 256 packets sent, and what the cipher library
 //! keeps for two keys. Reliable messages take more only while there are some; at most 128 KiB both ways.
 
+mod compress;
 mod config;
 mod congestion;
 mod flow;
+mod fragments;
 mod inbox;
 mod intake;
 mod outbox;
@@ -62,7 +65,7 @@ use crate::crypto::seal::Sealer;
 use crate::drop_reason::DropReason;
 
 use flow::{Demand, Flow};
-use inbox::Inbox;
+use inbox::{Inbox, NotTaken};
 use intake::Intake;
 use outbox::{Outbox, Timeouts, Undeliverable};
 use path::Paths;
@@ -277,7 +280,8 @@ impl Connection {
     }
 
     /// Takes a reliable message for sending, on a stream of a reliable channel; of the unordered channel there
-    /// is only stream 0. It leaves with the next packets, also when those are full of other messages, for then
+    /// is only stream 0. One that is larger than a packet is taken apart, and does not hold up smaller ones of
+    /// other streams; it has to wait for the peer's ReliableHandshake, and is `Full` before. It leaves with the next packets, also when those are full of other messages, for then
     /// [`Connection::poll_transmit`] gives it packets of its own.
     pub fn send(&mut self, channel: Channel, stream: u8, kind: u8, body: &[u8]) -> Result<(), SendError> {
         match self.state {
@@ -344,6 +348,9 @@ impl Connection {
         }
         if now >= self.idle_at() {
             return self.close(now, DisconnectReason::IdleTimeout);
+        }
+        if self.inbox.assemblies.has_expired() {
+            return self.close(now, DisconnectReason::ProtocolViolation);
         }
         if self.repeat_reliable(now).is_err() {
             return self.close(now, DisconnectReason::Undeliverable);
@@ -425,6 +432,7 @@ impl Connection {
         self.stats.bytes_received += bytes as u64;
         self.confirmed = true;
         self.heard_at = now;
+        self.inbox.assemblies.heard(now);
 
         self.apply(now, payload, receiver)?;
         let asks = !header.flags.contains(Flags::ACKNOWLEDGMENT);
@@ -438,16 +446,7 @@ impl Connection {
             return Err(DropReason::TooLarge);
         }
         let header = Header::decode(&mut Reader::new(datagram)).map_err(|_| DropReason::NotProtocol)?;
-        // Fragments and compression do not exist yet, so that their flags are refused.
-        let known = Flags::SEALED
-            .with(Flags::ACKNOWLEDGMENT)
-            .with(Flags::RELIABLE_HANDSHAKE)
-            .with(Flags::REKEY)
-            .with(Flags::KEY_PHASE);
-        if header.connection_id != self.id
-            || !header.flags.contains(Flags::SEALED)
-            || !known.contains(header.flags)
-        {
+        if header.connection_id != self.id || !header.flags.contains(Flags::SEALED) {
             return Err(DropReason::NotSealed);
         }
         self.intake.check(now)?;
@@ -474,13 +473,19 @@ impl Connection {
                 return Err(DropReason::TooManyMessages);
             }
             let frame = Frame::decode(&mut reader).map_err(|_| DropReason::Malformed)?;
-            if frame.kind < FIRST_APPLICATION_TYPE {
+            if frame.kind < FIRST_APPLICATION_TYPE && frame.reliable.is_none() {
                 self.apply_control(now, &frame)?;
             } else if self.state == State::Handshaking {
                 return Err(DropReason::NotEstablished);
             } else if let Some(place) = frame.reliable {
-                let taken = self.inbox.accept(place, frame.kind, frame.body, receiver);
-                outcome = outcome.and(taken.map_err(|_| DropReason::AheadOfWindow));
+                match self.inbox.accept(place, frame.kind, frame.body, receiver) {
+                    Ok(()) => {}
+                    Err(NotTaken::AheadOfWindow) => outcome = Err(DropReason::AheadOfWindow),
+                    Err(NotTaken::Broken) => {
+                        self.close(now, DisconnectReason::ProtocolViolation);
+                        return Err(DropReason::Malformed);
+                    }
+                }
             } else {
                 receiver.message(frame.kind, frame.body);
             }
@@ -603,7 +608,11 @@ impl Connection {
             self.state = State::Established;
             self.answer_unheard = self.role == Role::Server;
             self.inbox.start_at(handshake.first_id);
-            self.outbox.set_windows(handshake.window_messages, handshake.window_bytes);
+            self.outbox.set_windows(
+                handshake.window_messages,
+                handshake.window_bytes,
+                handshake.message_bytes,
+            );
         }
         self.hello_at = None;
         // A repeated one means that the answer was lost.
@@ -624,6 +633,7 @@ impl Connection {
             first_id: outbox::FIRST_ID,
             window_messages: self.config.window_messages,
             window_bytes: self.config.window_bytes,
+            message_bytes: self.config.message_bytes as u32,
         }
     }
 

@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use shadowland_wire::codec::Writer;
 use shadowland_wire::header::Channel;
-use shadowland_wire::limits::{RELIABLE_MESSAGE_BYTES, REORDER_BYTES, REORDER_WINDOW};
-use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame, MessageId, RELIABLE_BIT, StreamId};
+use shadowland_wire::limits::{ASSEMBLIES, RELIABLE_MESSAGE_BYTES, REORDER_BYTES, REORDER_WINDOW};
+use shadowland_wire::message::fragment::Whole;
+use shadowland_wire::message::{
+    ControlType, FIRST_APPLICATION_TYPE, Frame, MessageId, RELIABLE_BIT, StreamId,
+};
 use thiserror::Error;
 
+use super::compress::compress;
 use super::config::TransportConfig;
+use super::fragments::take_apart;
 use super::rtt::Rtt;
 use crate::Time;
 
@@ -25,8 +30,8 @@ pub enum SendError {
     /// As much is waiting as the connection holds; try again when the peer has acknowledged some of it.
     #[error("as many reliable messages are waiting as the connection holds")]
     Full,
-    /// The message is larger than one packet can carry.
-    #[error("the message is larger than {RELIABLE_MESSAGE_BYTES} bytes")]
+    /// The message is larger than this side sends or the peer takes.
+    #[error("the message is larger than this side sends or the peer takes")]
     TooLarge,
     /// The channel has no such stream, or is not a reliable one.
     #[error("there is no such reliable stream")]
@@ -43,8 +48,8 @@ pub enum SendError {
 #[derive(Debug)]
 pub(super) struct Outbox {
     messages: VecDeque<Outgoing>,
-    /// Bytes of all bodies.
-    bytes: usize,
+    /// Of whole messages, and of pieces of large ones: so that neither fills the other's place.
+    held: [Held; 2],
     in_flight_bytes: usize,
     waiting: usize,
     /// The windows do not let any waiting message go until an acknowledgement arrives.
@@ -53,15 +58,27 @@ pub(super) struct Outbox {
     oldest_id: [u64; StreamId::COUNT],
     window_messages: u64,
     window_bytes: usize,
+    /// Largest message that the peer takes; 0 until it has told.
+    peer_message_bytes: usize,
+    /// Messages that were taken apart and are not acknowledged as a whole.
+    large: [Option<Large>; ASSEMBLIES],
     /// At or before the first timeout of a message in flight.
     deadline: Option<Time>,
     resent: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    messages: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
 struct Outgoing {
     place: MessageId,
     kind: u8,
+    /// Whether it is one of several pieces of a large message.
+    is_piece_of_several: bool,
     in_flight: bool,
     timeouts: u8,
     times_sent: u32,
@@ -69,6 +86,68 @@ struct Outgoing {
     /// The last packets that carried it; 0 for none.
     carriers: [u64; CARRIERS],
     body: Box<[u8]>,
+}
+
+/// The packet that messages leave with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Departure<'a> {
+    pub(super) now: Time,
+    pub(super) sequence: u64,
+    /// Messages that it may still have.
+    pub(super) room: usize,
+    pub(super) timeouts: Timeouts<'a>,
+}
+
+/// What was written into a packet.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Filled {
+    /// The channel of the first message.
+    pub(super) channel: Option<Channel>,
+    pub(super) messages: usize,
+    pub(super) fragments: bool,
+    pub(super) compressed: bool,
+    /// Bytes of bodies: of ordered and of unordered streams.
+    pub(super) bytes: [u64; 2],
+}
+
+impl Filled {
+    fn note(&mut self, message: &Outgoing) {
+        let channel = message.place.stream.channel();
+        self.channel.get_or_insert(channel);
+        self.messages += 1;
+        self.bytes[usize::from(channel == Channel::ReliableUnordered)] += message.body.len() as u64;
+        if message.kind == ControlType::Fragment as u8 {
+            self.fragments = true;
+            // The top bit of a fragment's first byte.
+            self.compressed |= message.body.first().is_some_and(|byte| byte & RELIABLE_BIT != 0);
+        }
+    }
+}
+
+/// A message that was taken apart.
+#[derive(Debug, Clone, Copy)]
+struct Large {
+    first: MessageId,
+    pieces: u32,
+    unacknowledged: u32,
+}
+
+impl Large {
+    /// A piece, if it is one, has been acknowledged.
+    fn acked(all: &mut [Option<Self>; ASSEMBLIES], place: MessageId) {
+        for slot in all.iter_mut() {
+            let Some(large) = slot else { continue };
+            let is_piece = large.first.stream == place.stream
+                && (large.first.id..large.first.id + u64::from(large.pieces)).contains(&place.id);
+            if is_piece {
+                large.unacknowledged -= 1;
+                if large.unacknowledged == 0 {
+                    *slot = None;
+                }
+                return;
+            }
+        }
+    }
 }
 
 /// When messages time out.
@@ -92,7 +171,7 @@ impl Outbox {
     pub(super) fn new() -> Self {
         Self {
             messages: VecDeque::new(),
-            bytes: 0,
+            held: [Held::default(); 2],
             in_flight_bytes: 0,
             waiting: 0,
             blocked: false,
@@ -100,13 +179,16 @@ impl Outbox {
             oldest_id: [FIRST_ID; StreamId::COUNT],
             window_messages: REORDER_WINDOW as u64,
             window_bytes: REORDER_BYTES,
+            peer_message_bytes: 0,
+            large: [None; ASSEMBLIES],
             deadline: None,
             resent: 0,
         }
     }
 
     /// Keeps to the windows that the peer has told, if they are smaller than those that we know.
-    pub(super) fn set_windows(&mut self, messages: u16, bytes: u32) {
+    pub(super) fn set_windows(&mut self, messages: u16, bytes: u32, message_bytes: u32) {
+        self.peer_message_bytes = message_bytes as usize;
         self.window_messages = u64::from(messages).clamp(1, REORDER_WINDOW as u64);
         self.window_bytes = (bytes as usize).clamp(RELIABLE_MESSAGE_BYTES, REORDER_BYTES);
     }
@@ -124,28 +206,69 @@ impl Outbox {
         if !(FIRST_APPLICATION_TYPE..RELIABLE_BIT).contains(&kind) {
             return Err(SendError::BadType);
         }
-        if body.len() > RELIABLE_MESSAGE_BYTES {
+        if body.len() > config.message_bytes {
             return Err(SendError::TooLarge);
         }
-        if self.messages.len() >= config.send_messages || self.bytes + body.len() > config.send_bytes {
+        let packed =
+            if config.compress && self.peer_message_bytes >= body.len() { compress(body) } else { None };
+        let bytes = packed.as_deref().unwrap_or(body);
+        if packed.is_some() || bytes.len() > RELIABLE_MESSAGE_BYTES {
+            let plain_size = packed.is_some().then_some(body.len() as u32);
+            let whole = Whole { kind, size: bytes.len() as u32, plain_size };
+            return self.push_large(config, stream, whole, bytes);
+        }
+        let held = self.held[0];
+        if held.messages >= config.send_messages || held.bytes + body.len() > config.send_bytes {
             return Err(SendError::Full);
         }
+        self.queue(stream, kind, false, body.into());
+        Ok(())
+    }
+
+    /// Takes a message apart. It is taken whenever the other large ones are within the limit.
+    fn push_large(
+        &mut self,
+        config: &TransportConfig,
+        stream: StreamId,
+        whole: Whole,
+        bytes: &[u8],
+    ) -> Result<(), SendError> {
+        let is_known = self.peer_message_bytes > 0;
+        if is_known && whole.plain().max(whole.size) as usize > self.peer_message_bytes {
+            return Err(SendError::TooLarge);
+        }
+        let is_full = self.held[1].bytes > config.send_bytes;
+        let free = self.large.iter().position(Option::is_none).filter(|_| is_known && !is_full);
+        let Some(free) = free else { return Err(SendError::Full) };
+        if whole.pieces() > 1 {
+            let first = MessageId { stream, id: self.next_id[stream.index()] };
+            self.large[free] = Some(Large { first, pieces: whole.pieces(), unacknowledged: whole.pieces() });
+        }
+        for piece in take_apart(whole, bytes) {
+            self.queue(stream, ControlType::Fragment as u8, whole.pieces() > 1, piece);
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, stream: StreamId, kind: u8, is_piece_of_several: bool, body: Box<[u8]>) {
+        let held = &mut self.held[usize::from(is_piece_of_several)];
+        held.messages += 1;
+        held.bytes += body.len();
         let next_id = &mut self.next_id[stream.index()];
         self.messages.push_back(Outgoing {
             place: MessageId { stream, id: *next_id },
             kind,
+            is_piece_of_several,
             in_flight: false,
             timeouts: 0,
             times_sent: 0,
             sent_at: Time::default(),
             carriers: [0; CARRIERS],
-            body: body.into(),
+            body,
         });
         *next_id += 1;
-        self.bytes += body.len();
         self.waiting += 1;
         self.blocked = false;
-        Ok(())
     }
 
     /// Whether a message may leave now.
@@ -166,7 +289,7 @@ impl Outbox {
 
     /// Bytes of messages that wait.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.bytes - self.in_flight_bytes
+        self.held[0].bytes + self.held[1].bytes - self.in_flight_bytes
     }
 
     /// Messages that were sent again so far.
@@ -174,18 +297,33 @@ impl Outbox {
         self.resent
     }
 
-    /// Writes waiting messages, at most `count`, oldest first, into the packet `sequence`, which is sure to be
-    /// sent. Returns the channel of the first and how many.
-    pub(super) fn fill(
+    /// Writes waiting messages, into a packet that is sure to be sent: whole ones
+    /// before pieces of large ones, else oldest first.
+    pub(super) fn fill(&mut self, departure: Departure<'_>, writer: &mut Writer<'_>) -> Filled {
+        let mut filled = Filled::default();
+        let mut lack_of_room = false;
+        for of_fragments in [false, true] {
+            if of_fragments && self.large.iter().all(Option::is_none) {
+                break;
+            }
+            lack_of_room |= self.fill_with(of_fragments, departure, writer, &mut filled);
+        }
+        self.blocked = !lack_of_room && self.waiting > 0;
+        filled
+    }
+
+    /// Returns whether the packet is full.
+    fn fill_with(
         &mut self,
-        now: Time,
-        sequence: u64,
-        timeouts: Timeouts<'_>,
-        count: usize,
+        of_fragments: bool,
+        departure: Departure<'_>,
         writer: &mut Writer<'_>,
-    ) -> Option<(Channel, usize)> {
-        let (mut first, mut written, mut lack_of_room) = (None, 0, false);
+        filled: &mut Filled,
+    ) -> bool {
         for message in self.messages.iter_mut().filter(|message| !message.in_flight) {
+            if message.is_piece_of_several != of_fragments {
+                continue;
+            }
             let stream = message.place.stream.index();
             let within = message.place.id - self.oldest_id[stream] < self.window_messages
                 && self.in_flight_bytes + message.body.len() <= self.window_bytes;
@@ -193,31 +331,30 @@ impl Outbox {
                 continue;
             }
             let frame = Frame { kind: message.kind, reliable: Some(message.place), body: &message.body };
-            if written == count || frame.encode(writer).is_err() {
-                lack_of_room = true;
-                break;
+            if filled.messages == departure.room || frame.encode(writer).is_err() {
+                return true;
             }
-            first = first.or(Some(message.place.stream.channel()));
-            written += 1;
+            filled.note(message);
             self.resent += u64::from(message.times_sent > 0);
-            message.leave(now, sequence);
+            message.leave(departure.now, departure.sequence);
             self.waiting -= 1;
             self.in_flight_bytes += message.body.len();
-            let deadline = now + timeouts.after(message.timeouts);
+            let deadline = departure.now + departure.timeouts.after(message.timeouts);
             self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
-        self.blocked = !lack_of_room && self.waiting > 0;
-        first.map(|channel| (channel, written))
+        false
     }
 
     /// The peer has applied the packet `sequence`: what it carried needs no keeping.
     pub(super) fn acked(&mut self, sequence: u64) {
-        let (bytes, in_flight_bytes, waiting) =
-            (&mut self.bytes, &mut self.in_flight_bytes, &mut self.waiting);
+        let Self { held, in_flight_bytes, waiting, large, .. } = self;
         self.messages.retain(|message| {
             let acked = message.carriers.contains(&sequence);
             if acked {
-                *bytes -= message.body.len();
+                Large::acked(large, message.place);
+                let held = &mut held[usize::from(message.is_piece_of_several)];
+                held.messages -= 1;
+                held.bytes -= message.body.len();
                 if message.in_flight {
                     *in_flight_bytes -= message.body.len();
                 } else {
@@ -315,7 +452,8 @@ mod tests {
     fn fill(outbox: &mut Outbox, now: Time, sequence: u64) -> usize {
         let mut buffer = [0; 2_000];
         let mut writer = Writer::new(&mut buffer);
-        outbox.fill(now, sequence, timeouts(), 1_000, &mut writer).map_or(0, |(_, count)| count)
+        let departure = Departure { now, sequence, room: 1_000, timeouts: timeouts() };
+        outbox.fill(departure, &mut writer).messages
     }
 
     #[test]
@@ -358,7 +496,7 @@ mod tests {
         assert_eq!(outbox.resent(), 1);
         outbox.acked(1);
         assert_eq!(outbox.len(), 0);
-        assert_eq!((outbox.bytes, outbox.in_flight_bytes, outbox.waiting), (0, 0, 0));
+        assert_eq!((outbox.held[0].bytes, outbox.in_flight_bytes, outbox.waiting), (0, 0, 0));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use shadowland_wire::limits::{MESSAGES_PER_PACKET, TAG_BYTES};
 use shadowland_wire::message::control::Control;
 use shadowland_wire::message::encode_frame;
 
-use super::outbox::Timeouts;
+use super::outbox::{Departure, Timeouts};
 use super::sent::Carries;
 use super::{Connection, Pending};
 use crate::Time;
@@ -28,6 +28,8 @@ pub struct PacketBuilder<'c, 'b> {
     /// The control messages that were written.
     controls: Pending,
     carries_reliable: bool,
+    fragments: bool,
+    compressed: bool,
 }
 
 /// A packet that was sealed and must now be sent.
@@ -75,6 +77,8 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
             channel: None,
             controls: Pending::default(),
             carries_reliable: false,
+            fragments: false,
+            compressed: false,
         })
     }
 
@@ -93,7 +97,9 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         if self.messages >= MESSAGES_PER_PACKET {
             return Err(Full);
         }
+        let before = self.length;
         self.write(|writer| encode_frame(writer, kind, None, body))?;
+        self.connection.stats.body_bytes_sent[0] += (self.length - before) as u64;
         self.messages += 1;
         self.channel.get_or_insert(Channel::Unreliable);
         Ok(())
@@ -110,6 +116,12 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         let mut flags = Flags::NONE;
         if self.messages == 0 {
             flags = flags.with(Flags::ACKNOWLEDGMENT);
+        }
+        if self.fragments {
+            flags = flags.with(Flags::FRAGMENT);
+        }
+        if self.compressed {
+            flags = flags.with(Flags::COMPRESSED);
         }
         if self.controls.handshake {
             flags = flags.with(Flags::RELIABLE_HANDSHAKE);
@@ -135,15 +147,21 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
             return;
         }
         let sequence = self.connection.sealer.next_sequence();
-        let count = MESSAGES_PER_PACKET - self.messages;
+        let room = MESSAGES_PER_PACKET - self.messages;
         let mut writer = Writer::new(&mut self.buffer[self.length..self.end]);
         let Connection { outbox, rtt, config, .. } = &mut *self.connection;
         let timeouts = Timeouts { config, rtt };
-        if let Some((channel, written)) = outbox.fill(self.now, sequence, timeouts, count, &mut writer) {
+        let departure = Departure { now: self.now, sequence, room, timeouts };
+        let filled = outbox.fill(departure, &mut writer);
+        if let Some(channel) = filled.channel {
             self.length += writer.len();
-            self.messages += written;
+            self.messages += filled.messages;
             self.channel.get_or_insert(channel);
             self.carries_reliable = true;
+            self.fragments |= filled.fragments;
+            self.compressed |= filled.compressed;
+            self.connection.stats.body_bytes_sent[1] += filled.bytes[0];
+            self.connection.stats.body_bytes_sent[2] += filled.bytes[1];
         }
     }
 

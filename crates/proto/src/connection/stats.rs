@@ -13,6 +13,9 @@ pub struct Stats {
     pub packets_received: u64,
     /// Bytes of those, header and tag included.
     pub bytes_received: u64,
+    /// Bytes of the application's messages that were sent, by the number of their channel: unreliable ones with
+    /// their frames; reliable ones as they were sent, so compressed and as often as it took.
+    pub body_bytes_sent: [u64; 3],
     /// Sent packets that the peer has applied.
     pub packets_acked: u64,
     /// Sent packets that were taken for lost, because later ones were acknowledged.

@@ -61,6 +61,8 @@ pub struct ReliableHandshake {
     pub window_messages: u16,
     /// Bytes of messages that the sender takes ahead of a gap, all streams together.
     pub window_bytes: u32,
+    /// Largest message that the sender takes, packed and unpacked.
+    pub message_bytes: u32,
 }
 
 /// Why a session was ended.
@@ -153,7 +155,8 @@ impl Control {
                 writer.u8(u8::from(handshake.answer))?;
                 writer.varint(handshake.first_id)?;
                 writer.u16(handshake.window_messages)?;
-                writer.u32(handshake.window_bytes)
+                writer.u32(handshake.window_bytes)?;
+                writer.u32(handshake.message_bytes)
             }
             Self::RekeyRequest { number, share } | Self::RekeyResponse { number, share } => {
                 writer.u32(number)?;
@@ -180,6 +183,7 @@ impl Control {
                 first_id: reader.varint()?,
                 window_messages: reader.u16()?,
                 window_bytes: reader.u32()?,
+                message_bytes: reader.u32()?,
             }),
             Some(ControlType::RekeyRequest) => {
                 Self::RekeyRequest { number: reader.u32()?, share: reader.array()? }
@@ -211,14 +215,17 @@ mod tests {
             any::<(u32, [u8; 32])>().prop_map(|(number, share)| Control::RekeyResponse { number, share }),
             any::<[u8; 8]>().prop_map(|token| Control::PathChallenge { token }),
             any::<[u8; 8]>().prop_map(|token| Control::PathResponse { token }),
-            any::<(bool, u64, u16, u32)>().prop_map(|(answer, first_id, window_messages, window_bytes)| {
-                Control::ReliableHandshake(ReliableHandshake {
-                    answer,
-                    first_id,
-                    window_messages,
-                    window_bytes,
-                })
-            }),
+            any::<(bool, u64, u16, u32, u32)>().prop_map(
+                |(answer, first_id, window_messages, window_bytes, message_bytes)| {
+                    Control::ReliableHandshake(ReliableHandshake {
+                        answer,
+                        first_id,
+                        window_messages,
+                        window_bytes,
+                        message_bytes,
+                    })
+                }
+            ),
         ]
     }
 

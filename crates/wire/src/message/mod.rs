@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod control;
+pub mod fragment;
 pub mod server;
 
 use crate::codec::{DecodeError, Full, Reader, Writer, varint_len};
@@ -23,7 +24,7 @@ pub const RELIABLE_BIT: u8 = 0x80;
 /// The first type that belongs to the application; those below are control messages.
 pub const FIRST_APPLICATION_TYPE: u8 = 0x20;
 
-/// Control messages, both directions, never reliable: the session's own.
+/// Control messages, both directions: the session's own. None but Fragment is reliable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ControlType {
@@ -35,7 +36,7 @@ pub enum ControlType {
     Ack = 0x03,
     /// Ends the session.
     Disconnect = 0x04,
-    /// Reserved: a piece of a message above the MTU.
+    /// A piece of a large message ([`fragment`]); the only control message that is reliable.
     Fragment = 0x05,
     /// Confirms the keys; initial message ids and windows.
     ReliableHandshake = 0x06,
@@ -212,7 +213,7 @@ impl<'a> Frame<'a> {
             Some(MessageId { stream, id: reader.varint()? })
         };
         let kind = kind & !RELIABLE_BIT;
-        if reliable.is_some() && kind < FIRST_APPLICATION_TYPE {
+        if reliable.is_some() && kind < FIRST_APPLICATION_TYPE && kind != ControlType::Fragment as u8 {
             return Err(DecodeError::BadValue("type of a reliable message"));
         }
         Ok(Self { kind, reliable, body: reader.length_prefixed()? })
