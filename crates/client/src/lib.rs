@@ -25,16 +25,19 @@
 //! | [`client`] | a session over a real socket: what a game uses |
 //! | [`session`] | the same without a socket or a clock: what simulations and load generators use |
 //! | [`replica`] | what was received, quantized: converges to the server's truth |
+//! | [`conditioner`] | a bad network to try a game on |
 //! | [`view`] | what is shown: smooth motion between what was received |
 
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod conditioner;
 pub mod replica;
 pub mod session;
 pub mod view;
 
 pub use client::{Client, ClientError, ServerKey};
+pub use conditioner::NetProfile;
 pub use replica::Replica;
 pub use session::{End, Event, Session};
 pub use view::View;

@@ -7,6 +7,9 @@
 //! |---|---|
 //! | [`lossy`] | a profile: the whole server and its clients over bad links |
 //! | [`rekey`] | a profile: the same with new keys and new addresses all the time |
+//! | [`reliable`] | two profiles: reliable messages over random links, and over all combinations |
+//! | [`bottleneck`] | congestion control, measured |
+//! | [`net`] | sessions without a server on a shared link |
 //! | [`replication`] | a profile: replication alone, without the session protocol |
 //! | [`machine`] | the server under virtual time |
 //! | [`player`] | a client with a will of its own |
@@ -16,11 +19,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bottleneck;
 pub mod link;
 pub mod lossy;
 pub mod machine;
+pub mod net;
 pub mod player;
 pub mod rekey;
+pub mod reliable;
 pub mod replication;
 pub mod spy;
 pub mod truth;

@@ -1,10 +1,8 @@
-//! A seeded bad network between two ends, under virtual time.
+//! A seeded bad network between two ends, under virtual time: the [`Conditioner`] of the client, in microseconds.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
-use rand::RngExt;
 use rand_pcg::Pcg32;
+use shadowland_client::conditioner::{self, Conditioner};
+use shadowland_proto::Time;
 
 /// What a link does to datagrams.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,69 +26,53 @@ impl Conditions {
         Self { loss: 0.0, latency_us: 1_000, jitter_us: 0, reorder: 0.0, duplicate: 0.0 };
 }
 
-/// One direction of a link.
-#[derive(Debug)]
-pub struct Link<T> {
-    conditions: Conditions,
-    random: Pcg32,
-    /// Arrival time and number in the order of sending, so that equal times keep their order.
-    on_the_way: BinaryHeap<Reverse<(u64, u64)>>,
-    datagrams: Vec<(u64, T)>,
-    sent: u64,
-    faults: u64,
+impl From<Conditions> for conditioner::Conditions {
+    fn from(conditions: Conditions) -> Self {
+        Self {
+            latency_ms: conditions.latency_us as f64 / 1_000.0,
+            jitter_ms: conditions.jitter_us as f64 / 1_000.0,
+            jitter_reorders: true,
+            loss: conditions.loss,
+            reorder: conditions.reorder,
+            duplicate: conditions.duplicate,
+            ..Self::PERFECT
+        }
+    }
 }
+
+/// One direction of a link without a bottleneck.
+#[derive(Debug)]
+pub struct Link<T>(Conditioner<T>);
 
 impl<T: Clone> Link<T> {
     /// A link with its own randomness.
     pub fn new(conditions: Conditions, random: Pcg32) -> Self {
-        Self { conditions, random, on_the_way: BinaryHeap::new(), datagrams: Vec::new(), sent: 0, faults: 0 }
+        Self(Conditioner::new(conditions.into(), random))
     }
 
     /// Changes the weather; what is on its way arrives as planned.
     pub fn set_conditions(&mut self, conditions: Conditions) {
-        self.conditions = conditions;
+        self.0.set_conditions(conditions.into());
     }
 
     /// Datagrams that were lost, doubled or overtaken so far.
     pub fn faults(&self) -> u64 {
-        self.faults
+        let stats = self.0.stats();
+        stats.lost + stats.doubled + stats.overtaking
     }
 
     /// Puts a datagram on its way.
     pub fn send(&mut self, now_us: u64, datagram: T) {
-        let Conditions { loss, latency_us, jitter_us, reorder, duplicate } = self.conditions;
-        if self.random.random_bool(loss) {
-            self.faults += 1;
-            return;
-        }
-        let twice = self.random.random_bool(duplicate);
-        self.faults += u64::from(twice);
-        for _ in 0..=usize::from(twice) {
-            let jitter = if jitter_us == 0 { 0 } else { self.random.random_range(0..=2 * jitter_us) };
-            let mut delay = (latency_us + jitter).saturating_sub(jitter_us);
-            if self.random.random_bool(reorder) {
-                self.faults += 1;
-                delay /= 2;
-            }
-            self.sent += 1;
-            self.on_the_way.push(Reverse((now_us + delay, self.sent)));
-            self.datagrams.push((self.sent, datagram.clone()));
-        }
+        self.0.send(Time::from_micros(now_us), 0, datagram);
     }
 
     /// When the next datagram arrives.
     pub fn next_arrival_us(&self) -> Option<u64> {
-        self.on_the_way.peek().map(|Reverse((at, _))| *at)
+        self.0.next_arrival().map(Time::as_micros)
     }
 
     /// Takes the next datagram that has arrived by `now_us`.
     pub fn receive(&mut self, now_us: u64) -> Option<T> {
-        let Reverse((at, number)) = *self.on_the_way.peek()?;
-        if at > now_us {
-            return None;
-        }
-        self.on_the_way.pop();
-        let index = self.datagrams.iter().position(|(sent, _)| *sent == number)?;
-        Some(self.datagrams.swap_remove(index).1)
+        self.0.receive(Time::from_micros(now_us))
     }
 }

@@ -7,7 +7,7 @@ use std::thread;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use shadowland_simtest::{Outcome, Violation, lossy, rekey, replication, run_twice};
+use shadowland_simtest::{Outcome, Violation, lossy, rekey, reliable, replication, run_twice};
 
 /// Whole server and many clients under virtual time and a bad network.
 #[derive(Debug, Parser)]
@@ -38,6 +38,10 @@ enum Profile {
     Lossy,
     /// The same with 10 % loss and long sessions: new keys every few hundred packets, and new addresses.
     Rekey,
+    /// Reliable messages over random links: exactly once and in order, through blackouts.
+    Reliable,
+    /// The same for every combination of loss, round-trip time, reordering and duplicates.
+    Matrix,
 }
 
 /// The result, as printed with `--json`.
@@ -107,6 +111,8 @@ fn run(profile: Profile, seed: u64, twice: bool) -> Result<Outcome, Violation> {
         Profile::Replication => replication::run,
         Profile::Lossy => lossy::run,
         Profile::Rekey => rekey::run,
+        Profile::Reliable => reliable::run,
+        Profile::Matrix => reliable::run_matrix,
     };
     if twice { run_twice(run, seed) } else { run(seed) }
 }

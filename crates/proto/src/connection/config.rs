@@ -84,7 +84,7 @@ impl Default for TransportConfig {
             message_bytes: MESSAGE_BYTES,
             compress: true,
             congestion: Congestion::default(),
-            burst: Duration::from_millis(25),
+            burst: Duration::from_millis(17),
             budget_floor_bytes: 200,
         }
     }

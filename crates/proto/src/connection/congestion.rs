@@ -155,8 +155,13 @@ const PACKETS_IN_QUEUE: u64 = 2;
 /// At least so long the shortest of the last round trips is taken for the standing one, so that jitter does not
 /// look like a queue.
 const STANDING_FOR_MIN: Duration = Duration::from_millis(50);
-/// Velocity doubles up to here.
-const VELOCITY_MAX: u64 = 32;
+/// Velocity doubles up to where a round trip moves the window by a quarter.
+const STEPS_PER_WINDOW: u64 = 4;
+/// A queue that never empties hides how short a round trip is, be it of others or of our own: so often the window
+/// shrinks to a quarter for a moment to look.
+const LOOK_AFTER: Duration = Duration::from_millis(2_500);
+/// That moment, beside one round trip.
+const LOOK_FOR: Duration = Duration::from_millis(100);
 /// The share of packets lost in a round trip, in percent, above which a short queue is overflowing whatever the
 /// delay says. Below it loss is the link's own.
 const LOSS_TOLERATED_PERCENT: u64 = 35;
@@ -179,6 +184,10 @@ pub(super) struct Copa {
     round_lost: u64,
     /// Bytes of growth below one.
     fraction: u64,
+    /// When the window was small last.
+    looked_at: Time,
+    /// The window is small until then, to see how long a round trip is without a queue.
+    looks_until: Option<Time>,
 }
 
 impl Copa {
@@ -196,7 +205,26 @@ impl Copa {
             round_acked: 0,
             round_lost: 0,
             fraction: 0,
+            looked_at: Time::default(),
+            looks_until: None,
         }
+    }
+
+    /// Whether the window is kept small to find the shortest round trip.
+    fn looks(&mut self, ack: &AckEvent) -> bool {
+        if self.looks_until.is_some_and(|until| ack.now >= until) {
+            self.looks_until = None;
+            self.looked_at = ack.now;
+            self.velocity = 1;
+        }
+        if ack.used < self.window / 2 {
+            // Who sends less than it may builds no queue.
+            self.looked_at = ack.now;
+        }
+        if self.looks_until.is_none() && ack.now - self.looked_at >= LOOK_AFTER {
+            self.looks_until = Some(ack.now + LOOK_FOR + Duration::from_micros(ack.smoothed_us));
+        }
+        self.looks_until.is_some()
     }
 
     /// Once a round trip: has the window kept its direction?
@@ -210,7 +238,9 @@ impl Copa {
         }
         self.rises = rises;
         if self.rounds_one_way >= 3 {
-            self.velocity = (2 * self.velocity).min(VELOCITY_MAX);
+            let packets = self.window / PACKET_BYTES;
+            let most = packets / (STEPS_PER_WINDOW * PACKETS_IN_QUEUE);
+            self.velocity = (2 * self.velocity).min(most.max(1));
         }
         let sent = self.round_acked + self.round_lost;
         if sent >= 8 && self.round_lost * 100 > sent * LOSS_TOLERATED_PERCENT {
@@ -249,6 +279,9 @@ impl Controller for Copa {
             self.least.add(ack.now, rtt_us, LEAST_FOR / 2);
             self.standing.add(ack.now, rtt_us, standing_for / 2);
         }
+        if self.looks(ack) {
+            return;
+        }
         let (Some(least), Some(standing)) = (self.least.get(), self.standing.get()) else { return };
         let queued_us = standing.saturating_sub(least);
         // rate = window / standing; target = 1 / (delta * queued); so window * queued against standing / delta.
@@ -276,10 +309,11 @@ impl Controller for Copa {
         self.window = WINDOW_MIN;
         self.velocity = 1;
         self.slow_start = true;
+        self.looks_until = None;
     }
 
     fn window(&self) -> u64 {
-        self.window
+        if self.looks_until.is_some() { (self.window / 4).max(WINDOW_MIN) } else { self.window }
     }
 }
 
@@ -359,10 +393,10 @@ mod tests {
         }
         let open = copa.window();
         assert!(open > 4 * WINDOW_START, "{open}");
-        for step in 0..300 {
+        for step in 0..700 {
             copa.on_ack(&ack(2_000 + 10 * step, 150, u64::MAX));
         }
-        assert!(copa.window() < open / 4, "{}", copa.window());
+        assert!(copa.window() < open * 3 / 4, "{} of {open}", copa.window());
     }
 
     #[test]

@@ -17,8 +17,9 @@ use super::Receiver;
 use super::compress::decompress;
 use crate::Time;
 
-/// A message that gets no further piece for so long has failed, silence of the peer not counted.
-const EXPIRY: Duration = Duration::from_secs(10);
+/// A message that gets no further piece for so long has failed, silence of the peer not counted. Longer than the
+/// 18 s after which a sender gives up a piece that is lost again and again.
+const EXPIRY: Duration = Duration::from_secs(30);
 /// A pause between packets of the peer that counts as silence.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -211,11 +212,11 @@ mod tests {
         assemblies.take(place(0), &fragments(4_000).1[0], &mut log).unwrap();
         assemblies.heard(at(112));
         assert!(!assemblies.has_expired(), "nothing was heard meanwhile");
-        for second in 113..=122 {
+        for second in 113..=142 {
             assemblies.heard(at(second));
             assert!(!assemblies.has_expired(), "after {second} s");
         }
-        assemblies.heard(at(123));
+        assemblies.heard(at(143));
         assert!(assemblies.has_expired());
     }
 }

@@ -21,6 +21,8 @@ use crate::Time;
 /// Packets per message that are remembered: a message that was sent again is also acknowledged by a late
 /// acknowledgement of its first packets.
 const CARRIERS: usize = 4;
+/// When no piece of a large message has left for so long, smaller messages leave it room in the peer's window.
+const PIECE_PATIENCE: Duration = Duration::from_secs(1);
 /// The id of the first message of every stream.
 pub(super) const FIRST_ID: u64 = 0;
 
@@ -62,6 +64,8 @@ pub(super) struct Outbox {
     peer_message_bytes: usize,
     /// Messages that were taken apart and are not acknowledged as a whole.
     large: [Option<Large>; ASSEMBLIES],
+    /// When a piece of a large message left last, or there was none.
+    piece_left_at: Time,
     /// At or before the first timeout of a message in flight.
     deadline: Option<Time>,
     resent: u64,
@@ -86,6 +90,15 @@ struct Outgoing {
     /// The last packets that carried it; 0 for none.
     carriers: [u64; CARRIERS],
     body: Box<[u8]>,
+}
+
+/// How far filling a packet went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Done,
+    /// A message would have fitted the packet, but not the peer's window of bytes.
+    WindowFull,
+    PacketFull,
 }
 
 /// The packet that messages leave with.
@@ -181,6 +194,7 @@ impl Outbox {
             window_bytes: REORDER_BYTES,
             peer_message_bytes: 0,
             large: [None; ASSEMBLIES],
+            piece_left_at: Time::default(),
             deadline: None,
             resent: 0,
         }
@@ -297,42 +311,54 @@ impl Outbox {
         self.resent
     }
 
-    /// Writes waiting messages, into a packet that is sure to be sent: whole ones
-    /// before pieces of large ones, else oldest first.
+    /// Writes waiting messages, into a packet that is sure to be sent: oldest
+    /// first, but whole ones before pieces of large ones in three of four packets.
     pub(super) fn fill(&mut self, departure: Departure<'_>, writer: &mut Writer<'_>) -> Filled {
         let mut filled = Filled::default();
         let mut lack_of_room = false;
-        for of_fragments in [false, true] {
-            if of_fragments && self.large.iter().all(Option::is_none) {
-                break;
+        // In turns, so that neither starves; what is left of a packet is for the other.
+        let has_large = self.large.iter().any(Option::is_some);
+        let starved = has_large && departure.now - self.piece_left_at > PIECE_PATIENCE;
+        let fragments_first = has_large && (starved || departure.sequence.is_multiple_of(4));
+        for of_fragments in [fragments_first, !fragments_first] {
+            if has_large || !of_fragments {
+                let pass = self.fill_with(of_fragments, departure, writer, &mut filled);
+                lack_of_room |= pass == Pass::PacketFull;
+                if starved && of_fragments && pass == Pass::WindowFull {
+                    break;
+                }
             }
-            lack_of_room |= self.fill_with(of_fragments, departure, writer, &mut filled);
+        }
+        if filled.fragments || !has_large {
+            self.piece_left_at = departure.now;
         }
         self.blocked = !lack_of_room && self.waiting > 0;
         filled
     }
 
-    /// Returns whether the packet is full.
     fn fill_with(
         &mut self,
         of_fragments: bool,
         departure: Departure<'_>,
         writer: &mut Writer<'_>,
         filled: &mut Filled,
-    ) -> bool {
+    ) -> Pass {
+        let mut pass = Pass::Done;
         for message in self.messages.iter_mut().filter(|message| !message.in_flight) {
             if message.is_piece_of_several != of_fragments {
                 continue;
             }
             let stream = message.place.stream.index();
-            let within = message.place.id - self.oldest_id[stream] < self.window_messages
-                && self.in_flight_bytes + message.body.len() <= self.window_bytes;
-            if !within {
+            if message.place.id - self.oldest_id[stream] >= self.window_messages {
+                continue;
+            }
+            if self.in_flight_bytes + message.body.len() > self.window_bytes {
+                pass = Pass::WindowFull;
                 continue;
             }
             let frame = Frame { kind: message.kind, reliable: Some(message.place), body: &message.body };
             if filled.messages == departure.room || frame.encode(writer).is_err() {
-                return true;
+                return Pass::PacketFull;
             }
             filled.note(message);
             self.resent += u64::from(message.times_sent > 0);
@@ -342,7 +368,7 @@ impl Outbox {
             let deadline = departure.now + departure.timeouts.after(message.timeouts);
             self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
-        false
+        pass
     }
 
     /// The peer has applied the packet `sequence`: what it carried needs no keeping.

@@ -10,8 +10,8 @@ use crate::Time;
 
 /// Pacing goes a quarter faster than the window asks, so that it never is what limits (RFC 9002, 7.7).
 const GAIN_PERCENT: u64 = 125;
-/// So much may be sent at once at least.
-const BURST_BYTES: i64 = 3 * PACKET_BYTES as i64;
+/// So much may be sent at once at least: what is above one byte lets a whole packet go.
+const BURST_BYTES: i64 = PACKET_BYTES as i64;
 /// The round trip before the first was measured.
 const RTT_ASSUMED_US: u64 = 100_000;
 
