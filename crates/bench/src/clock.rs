@@ -20,7 +20,8 @@ pub(crate) fn measure(work: impl FnOnce()) -> Span {
     Span { cpu: thread_cpu() - before, wall: started.elapsed(), allocations: allocated.count_total }
 }
 
-fn thread_cpu() -> Duration {
+/// CPU time that the calling thread has used.
+pub(crate) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod clock;
+mod transport;
 
 use clap::{Parser, Subcommand};
 
@@ -17,10 +18,13 @@ struct Arguments {
 enum Bench {
     /// What a tick costs, without sockets: open, simulate, publish, and a sealed snapshot for everybody.
     Capacity(capacity::Arguments),
+    /// What a packet costs on real sockets, beside the kernel alone and beside other libraries.
+    Transport(transport::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Capacity(arguments) => capacity::run(&arguments),
+        Bench::Transport(arguments) => transport::run(&arguments),
     }
 }
