@@ -2,6 +2,7 @@
 
 mod capacity;
 mod clock;
+mod handshake;
 mod transport;
 
 use clap::{Parser, Subcommand};
@@ -20,11 +21,14 @@ enum Bench {
     Capacity(capacity::Arguments),
     /// What a packet costs on real sockets, beside the kernel alone and beside other libraries.
     Transport(transport::Arguments),
+    /// What a login costs the server, and how long a player waits for it.
+    Handshake(handshake::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Capacity(arguments) => capacity::run(&arguments),
         Bench::Transport(arguments) => transport::run(&arguments),
+        Bench::Handshake(arguments) => handshake::run(&arguments),
     }
 }
