@@ -72,3 +72,48 @@ impl KeyType for KeyLength {
         KEY_BYTES
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hkdf::Hkdf;
+    use proptest::prelude::*;
+    use sha2::Sha256;
+
+    fn expected(salt: &[u8], input: &[u8], keys: &SessionKeys) {
+        let root = Hkdf::<Sha256>::new(Some(salt), input);
+        for (label, key) in [
+            ("shadowland/1 client to server", &keys.client_to_server),
+            ("shadowland/1 server to client", &keys.server_to_client),
+            ("shadowland/1 rekey", &keys.chain),
+        ] {
+            let mut other = [0; KEY_BYTES];
+            root.expand(label.as_bytes(), &mut other).unwrap();
+            assert_eq!(other, **key, "{label}");
+        }
+    }
+
+    proptest! {
+        /// What docs/PROTOCOL.md says, computed by another implementation.
+        #[test]
+        fn another_implementation_derives_the_same(
+            one: [u8; 32],
+            two: [u8; 32],
+            three: [u8; 32],
+            four: [u8; 32],
+        ) {
+            let keys = SessionKeys::after_handshake(&mut (one, two), &three);
+            expected(&three, &[one, two].concat(), &keys);
+            let (chain, shared) = (Zeroizing::new(one), Zeroizing::new(two));
+            let keys = SessionKeys::after_exchange(&chain, &shared, &three, &four);
+            expected(&one, &[two, three, four].concat(), &keys);
+        }
+
+        #[test]
+        fn what_was_split_is_erased(one: [u8; 32], two: [u8; 32]) {
+            let mut split = (one, two);
+            SessionKeys::after_handshake(&mut split, b"hash");
+            prop_assert_eq!(split, ([0; 32], [0; 32]));
+        }
+    }
+}

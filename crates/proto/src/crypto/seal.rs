@@ -104,7 +104,10 @@ fn nonce(header: &Header) -> Nonce {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+    use proptest::prelude::*;
     use shadowland_wire::codec::Reader;
+    use std::collections::BTreeSet;
 
     fn sealed(sealer: &mut Sealer, payload: &[u8]) -> Vec<u8> {
         let mut packet = vec![0; HEADER_BYTES];
@@ -143,5 +146,79 @@ mod tests {
             assert_eq!(header.sequence, expected);
             assert!(header.flags.contains(Flags::SEALED));
         }
+    }
+
+    proptest! {
+        /// Against another implementation, both ways.
+        #[test]
+        fn another_implementation_seals_and_opens_the_same(
+            key: [u8; 32],
+            connection_id: u32,
+            flags: u8,
+            skipped in 0..50u64,
+            payload in proptest::collection::vec(any::<u8>(), 0..1_100),
+        ) {
+            let mut sealer = Sealer::new(&key, connection_id);
+            sealer.next_sequence += skipped;
+            let mut packet = vec![0; HEADER_BYTES];
+            packet.extend(&payload);
+            packet.extend([0; TAG_BYTES]);
+            let sequence = sealer.seal(&mut packet, Channel::ReliableOrdered, Flags::from_bits(flags));
+            let (head, sealed) = packet.split_at(HEADER_BYTES);
+
+            let other = chacha20poly1305::ChaCha20Poly1305::new(&key.into());
+            let mut nonce = [0; 12];
+            nonce[..4].copy_from_slice(&connection_id.to_le_bytes());
+            nonce[4..].copy_from_slice(&sequence.to_le_bytes());
+            let plain = Payload { msg: &payload, aad: head };
+            prop_assert_eq!(other.encrypt(&nonce.into(), plain).unwrap(), sealed);
+            let opened = other.decrypt(&nonce.into(), Payload { msg: sealed, aad: head }).unwrap();
+            prop_assert_eq!(&opened, &payload);
+            prop_assert_eq!(open(&Opener::new(&key), &mut packet).unwrap(), payload);
+        }
+    }
+
+    /// Seals on several threads, with new keys now and then. Sequences that only grow, under keys that all differ,
+    /// make a (key, nonce) pair that repeats impossible; here it is looked at in the headers.
+    fn no_pair_repeats(seals_each: u64) {
+        let threads: Vec<_> = (0..4u8)
+            .map(|thread| {
+                std::thread::spawn(move || {
+                    let mut keys = BTreeSet::from([[thread; 32]]);
+                    let mut sealer = Sealer::new(&[thread; 32], u32::from(thread));
+                    let (mut last, mut phase) = (0, false);
+                    for number in 1..=seals_each {
+                        if number % 997 == 0 {
+                            let mut key = [thread; 32];
+                            key[8..16].copy_from_slice(&number.to_le_bytes());
+                            assert!(keys.insert(key));
+                            sealer.rekey(&key);
+                            phase = !phase;
+                        }
+                        let mut packet = [0; HEADER_BYTES + TAG_BYTES];
+                        sealer.seal(&mut packet, Channel::Unreliable, Flags::NONE);
+                        let header = Header::decode(&mut Reader::new(&packet)).unwrap();
+                        assert!(header.sequence > last);
+                        assert_eq!(header.connection_id, u32::from(thread));
+                        assert_eq!(header.flags.contains(Flags::KEY_PHASE), phase);
+                        last = header.sequence;
+                    }
+                    assert_eq!(last, seals_each);
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn no_key_and_nonce_repeat_over_rekeys_and_threads() {
+        no_pair_repeats(25_000);
+    }
+
+    /// `cargo test --release -p shadowland-proto -- --ignored no_key_and_nonce`
+    #[test]
+    #[ignore = "the long form: 10^7 seals"]
+    fn no_key_and_nonce_repeat_over_ten_million_seals() {
+        no_pair_repeats(2_500_000);
     }
 }
