@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use serde::Serialize;
@@ -310,10 +311,7 @@ impl Demo<'_> {
             (counter(&after.server) - counter(&before.server)) as f64 / seconds
         };
         let cores = |after: Duration, before: Duration| (after - before).as_secs_f64() / seconds;
-        let mut durations = after.server.ticks.duration_us.clone();
-        durations
-            .subtract(&before.server.ticks.duration_us)
-            .expect("it was a part of it, with the same bounds");
+        let durations = since(&before.server.ticks.duration_us, &after.server.ticks.duration_us);
         let tick_ms = |quantile| durations.value_at_quantile(quantile) as f64 / 1_000.0;
         let bots = self.bots.stats();
         let observed = self.observed.state();
@@ -351,6 +349,14 @@ impl Demo<'_> {
     ) -> Vec<String> {
         let mut notes =
             vec![format!("update latencies are of {} changes that sampled players saw", resolver.count())];
+        let latencies = &after.server.latencies;
+        let before_latencies = &before.server.latencies;
+        notes.push(format!(
+            "datagrams were in the world's queue within {} and frames with their last datagram in the kernel within \
+             {} ms (p50, p99)",
+            between(&before_latencies.receive_us, &latencies.receive_us),
+            between(&before_latencies.send_us, &latencies.send_us),
+        ));
         let mut tell = |count: u64, what: &str| {
             if count > 0 {
                 notes.push(format!("{count} {what}"));
@@ -367,6 +373,11 @@ impl Demo<'_> {
             after.server.sum(|worker| worker.blocked) - before.server.sum(|worker| worker.blocked),
             "times the server's sockets were full",
         );
+        tell(
+            after.server.sum(|worker| worker.kernel_drops) - before.server.sum(|worker| worker.kernel_drops),
+            "datagrams to the server were dropped by the kernel: raise network.recv_buffer_bytes and \
+             net.core.rmem_max",
+        );
         let wrong: Vec<_> = views.iter().filter_map(|view| view.as_ref().err()).collect();
         if let Some(first) = wrong.first() {
             notes.push(format!("{} players do not see the truth; the first: {first}", wrong.len()));
@@ -376,6 +387,20 @@ impl Demo<'_> {
         }
         notes
     }
+}
+
+/// What a histogram has seen since an earlier copy of it.
+fn since(before: &Histogram<u64>, after: &Histogram<u64>) -> Histogram<u64> {
+    let mut since = after.clone();
+    since.subtract(before).expect("it was a part of it, with the same bounds");
+    since
+}
+
+/// Median and 99th percentile in milliseconds of what was recorded meanwhile in microseconds.
+fn between(before: &Histogram<u64>, after: &Histogram<u64>) -> String {
+    let since = since(before, after);
+    let ms = |quantile| since.value_at_quantile(quantile) as f64 / 1_000.0;
+    format!("{:.2}, {:.2}", ms(0.5), ms(0.99))
 }
 
 fn progress(phase: Phase, measured: Duration, before: &Moment, now: &Moment) -> Progress {

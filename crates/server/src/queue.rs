@@ -104,7 +104,7 @@ impl WorkerQueues {
 
 /// Where the world leaves the latest frame for a worker. A frame that nobody took is replaced.
 #[derive(Debug)]
-pub(crate) struct FrameSlot<F>(Mutex<Option<Arc<F>>>);
+pub(crate) struct FrameSlot<F>(Mutex<Option<(Arc<F>, Time)>>);
 
 impl<F> FrameSlot<F> {
     pub(crate) fn new() -> Self {
@@ -112,11 +112,11 @@ impl<F> FrameSlot<F> {
     }
 
     // Both hold the lock for the exchange of a pointer; what comes out is dropped after it.
-    pub(crate) fn put(&self, frame: Arc<F>) {
-        let _replaced = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(frame);
+    pub(crate) fn put(&self, frame: Arc<F>, published_at: Time) {
+        let _replaced = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace((frame, published_at));
     }
 
-    pub(crate) fn take(&self) -> Option<Arc<F>> {
+    pub(crate) fn take(&self) -> Option<(Arc<F>, Time)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -258,9 +258,9 @@ mod tests {
         for tick in 1..=20 {
             let frame = pool.fill(|| unreachable!("three frames are enough"), |frame| *frame = tick);
             addresses.insert(Arc::as_ptr(&frame) as usize);
-            slot.put(frame);
+            slot.put(frame, Time::default());
             if tick % 3 == 0 {
-                assert_eq!(slot.take().as_deref(), Some(&tick));
+                assert_eq!(slot.take().map(|(frame, _)| *frame), Some(tick));
                 assert_eq!(slot.take(), None);
             }
         }

@@ -19,7 +19,7 @@ use crate::control::{Alive, Control};
 use crate::embed::{self, Assembly, Hub};
 use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::Clock;
-use crate::stats::{ServerStats, Shared, TickStats, WorkerStats};
+use crate::stats::{Latencies, ServerStats, Shared, TickStats, WorkerStats};
 use crate::tokens::{self, TokenKeyError};
 use crate::worker::{self, Worker};
 use crate::world_thread::{WorkerLink, WorldThread};
@@ -64,6 +64,7 @@ pub struct Server {
     control: Arc<Control>,
     wakers: Vec<Arc<Waker>>,
     worker_stats: Vec<Arc<Shared<WorkerStats>>>,
+    latencies: Vec<Arc<Shared<Latencies>>>,
     tick_stats: Arc<Shared<TickStats>>,
     taps: Arc<FrameTaps<Frame>>,
     threads: Vec<JoinHandle<()>>,
@@ -91,6 +92,7 @@ impl Server {
             control: Arc::default(),
             wakers: Vec::new(),
             worker_stats: Vec::new(),
+            latencies: Vec::new(),
             tick_stats: Arc::new(Shared::new(TickStats::new())),
             taps: Arc::new(FrameTaps::new()),
             threads: Vec::new(),
@@ -134,7 +136,12 @@ impl Server {
     /// A copy of all counters, at most a tick old.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
+        let mut latencies = Latencies::new();
+        for worker in &self.latencies {
+            latencies.add(&worker.lock());
+        }
         ServerStats {
+            latencies,
             workers: self.worker_stats.iter().map(|stats| *stats.lock()).collect(),
             ticks: self.tick_stats.lock().clone(),
         }
@@ -181,6 +188,7 @@ impl Server {
         let (poll, waker) = prepare().map_err(|error| system("wait for datagrams", error))?;
         let frames = Arc::new(FrameSlot::new());
         let stats = Arc::new(Shared::new(WorkerStats::default()));
+        let latencies = Arc::new(Shared::new(Latencies::new()));
         let parts = worker::Parts {
             poll,
             socket,
@@ -189,10 +197,12 @@ impl Server {
             clock,
             control: Arc::clone(&self.control),
             stats: Arc::clone(&stats),
+            latencies: Arc::clone(&latencies),
         };
         let worker = Worker::new(parts);
         self.wakers.push(Arc::clone(&waker));
         self.worker_stats.push(stats);
+        self.latencies.push(latencies);
         self.spawn(format!("io-{index}"), move || worker.run())?;
         Ok(WorkerLink { frames, waker })
     }

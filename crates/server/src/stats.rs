@@ -32,6 +32,8 @@ pub struct WorkerStats {
     pub oversized: u64,
     /// Departing datagrams given up because their destination makes errors.
     pub refused: u64,
+    /// Datagrams that arrived and that the kernel dropped, because its buffer was full (Linux; 0 elsewhere).
+    pub kernel_drops: u64,
     /// Times that the socket buffer was full and datagrams had to wait.
     pub blocked: u64,
     /// Answers and control packets that found no room behind waiting datagrams.
@@ -48,6 +50,17 @@ pub struct WorkerStats {
     pub lost: u64,
     /// CPU time of the thread.
     pub cpu: Duration,
+}
+
+/// How long datagrams and frames take through the I/O workers.
+#[derive(Clone)]
+pub struct Latencies {
+    /// From when a datagram could be received until what it says was in the world's queue, in microseconds, at the
+    /// most: from when the worker was woken by it, or, where the worker was busy, from when it had last seen the
+    /// socket empty, until the whole batch was handled.
+    pub receive_us: Histogram<u64>,
+    /// From when a frame was published until a worker had handed its last datagram to the kernel, in microseconds.
+    pub send_us: Histogram<u64>,
 }
 
 /// How the world keeps its time.
@@ -77,6 +90,8 @@ pub struct TickStats {
 pub struct ServerStats {
     /// One entry per worker.
     pub workers: Vec<WorkerStats>,
+    /// All workers together.
+    pub latencies: Latencies,
     /// The world.
     pub ticks: TickStats,
 }
@@ -104,10 +119,39 @@ impl ServerStats {
 /// Longest duration that the histograms tell apart from longer ones.
 const LONGEST_US: u64 = 60_000_000;
 
+/// Two digits: 1 % of a duration; 20 KiB, all of it now.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_US, 2).expect("the bounds are in order")
+}
+
+/// Of a histogram for people: its own form lists its thousands of counts.
+fn quantiles(histogram: &Histogram<u64>) -> [u64; 3] {
+    [0.5, 0.99, 1.0].map(|q| histogram.value_at_quantile(q))
+}
+
+impl Latencies {
+    pub(crate) fn new() -> Self {
+        Self { receive_us: histogram(), send_us: histogram() }
+    }
+
+    /// Adds what another worker measured.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.receive_us += &other.receive_us;
+        self.send_us += &other.send_us;
+    }
+}
+
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Latencies")
+            .field("receive_us_p50_p99_max", &quantiles(&self.receive_us))
+            .field("send_us_p50_p99_max", &quantiles(&self.send_us))
+            .finish()
+    }
+}
+
 impl TickStats {
     pub(crate) fn new() -> Self {
-        // Two digits: 1 % of a duration; 20 KiB each, all of it now.
-        let histogram = || Histogram::new_with_bounds(1, LONGEST_US, 2).expect("the bounds are in order");
         Self {
             ticks: 0,
             overruns: 0,
@@ -123,8 +167,6 @@ impl TickStats {
 
 impl fmt::Debug for TickStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A histogram's own form lists its thousands of counts.
-        let quantiles = |histogram: &Histogram<u64>| [0.5, 0.99, 1.0].map(|q| histogram.value_at_quantile(q));
         f.debug_struct("TickStats")
             .field("ticks", &self.ticks)
             .field("overruns", &self.overruns)
@@ -141,6 +183,12 @@ impl fmt::Debug for TickStats {
 /// Adds a duration to a histogram of microseconds.
 pub(crate) fn record(histogram: &mut Histogram<u64>, duration: Duration) {
     histogram.saturating_record(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+}
+
+/// Adds a duration so many times.
+pub(crate) fn record_many(histogram: &mut Histogram<u64>, duration: Duration, count: u64) {
+    let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    histogram.saturating_record_n(us, count);
 }
 
 /// A value that one thread leaves for others to copy.

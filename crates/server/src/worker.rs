@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token};
+use shadowland_proto::Time;
 use shadowland_udp::{DATAGRAM, RecvBatch, RecvStats, SendBatch, SendStats, UdpSocket};
 use shadowland_world::Frame;
 
@@ -17,7 +18,7 @@ use crate::control::Control;
 use crate::hub::{Hub, Outbox};
 use crate::queue::FrameSlot;
 use crate::schedule::Clock;
-use crate::stats::{Shared, WorkerStats, thread_cpu};
+use crate::stats::{Latencies, Shared, WorkerStats, record, record_many, thread_cpu};
 
 /// Token of the socket in the worker's poll.
 pub(crate) const SOCKET: Token = Token(0);
@@ -36,6 +37,9 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 const GOODBYES: usize = 3;
 const GOODBYE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often it is said at most that the kernel drops datagrams.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
 /// What a worker is made of.
 pub(crate) struct Parts {
     pub(crate) poll: Poll,
@@ -45,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) control: Arc<Control>,
     pub(crate) stats: Arc<Shared<WorkerStats>>,
+    pub(crate) latencies: Arc<Shared<Latencies>>,
 }
 
 /// A worker's state.
@@ -54,6 +59,18 @@ pub(crate) struct Worker {
     received: RecvStats,
     /// The socket buffer was full: `poll` says when it is worth trying again.
     blocked: bool,
+    /// What can be received now could not be before this time.
+    empty_at: Time,
+    /// When the frame of the round was published.
+    published_at: Time,
+    complaint: Complaint,
+}
+
+/// What was last said about datagrams that the kernel drops.
+#[derive(Debug, Default)]
+struct Complaint {
+    drops: u64,
+    next: Time,
 }
 
 impl Outbox for SendBatch {
@@ -68,7 +85,15 @@ impl Outbox for SendBatch {
 
 impl Worker {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, outbox: SendBatch::new(BATCH), received: RecvStats::default(), blocked: false }
+        Self {
+            empty_at: parts.clock.now(),
+            parts,
+            outbox: SendBatch::new(BATCH),
+            received: RecvStats::default(),
+            blocked: false,
+            published_at: Time::default(),
+            complaint: Complaint::default(),
+        }
     }
 
     /// Receives and sends until told to stop.
@@ -84,6 +109,10 @@ impl Worker {
             {
                 tracing::error!(%error, "cannot wait for datagrams");
                 std::thread::sleep(GOODBYE_PAUSE);
+            }
+            if !busy {
+                // Whatever is there has just ended the sleep.
+                self.empty_at = self.parts.clock.now();
             }
             for event in events.iter().filter(|event| event.token() == SOCKET) {
                 readable |= event.is_readable();
@@ -118,9 +147,13 @@ impl Worker {
                 }
                 self.parts.hub.receive(now, from, datagram, &mut self.outbox);
             }
+            let handled = self.parts.clock.now();
+            let waited = handled - self.empty_at;
+            record_many(&mut self.parts.latencies.lock().receive_us, waited, received as u64);
             self.received = *inbox.stats();
             // A batch that is not full has seen the socket empty: what arrives now is told by the poll.
             if received < BATCH {
+                self.empty_at = now;
                 return false;
             }
         }
@@ -132,8 +165,9 @@ impl Worker {
         let Parts { hub, frames, clock, control, .. } = &mut self.parts;
         hub.hear_world(clock.now());
         if !hub.is_in_round()
-            && let Some(frame) = frames.take()
+            && let Some((frame, published_at)) = frames.take()
         {
+            self.published_at = published_at;
             hub.start_round(clock.now(), frame, control.players());
         }
     }
@@ -162,7 +196,9 @@ impl Worker {
         }
         self.flush();
         if self.outbox.is_empty() {
-            self.parts.hub.end_round(self.parts.clock.now());
+            let now = self.parts.clock.now();
+            self.parts.hub.end_round(now);
+            record(&mut self.parts.latencies.lock().send_us, now - self.published_at);
             self.publish_stats();
         }
     }
@@ -202,10 +238,25 @@ impl Worker {
             bytes_out: bytes,
             refused,
             blocked,
+            kernel_drops: self.parts.socket.kernel_drops().unwrap_or(0),
             cpu: thread_cpu(),
             ..self.parts.hub.stats()
         };
         *self.parts.stats.lock() = stats;
+        self.complain(stats.kernel_drops);
+    }
+
+    /// Tells that the kernel drops datagrams, and what helps; not every tick.
+    fn complain(&mut self, drops: u64) {
+        let now = self.parts.clock.now();
+        if drops > self.complaint.drops && now >= self.complaint.next {
+            tracing::warn!(
+                drops = drops - self.complaint.drops,
+                "the kernel drops datagrams before they are received; raise network.recv_buffer_bytes and \
+                 net.core.rmem_max, or give the server more cores and workers"
+            );
+            self.complaint = Complaint { drops, next: now + COMPLAIN_EVERY };
+        }
     }
 
     /// Tells every player that the server stops.

@@ -75,8 +75,9 @@ impl WorldThread {
         let simulated = self.clock.now();
 
         let frame = self.side.publish();
+        let published = self.clock.now();
         for worker in &self.workers {
-            worker.frames.put(Arc::clone(&frame));
+            worker.frames.put(Arc::clone(&frame), published);
             if let Err(error) = worker.waker.wake() {
                 // It looks for frames at every datagram and timeout too.
                 tracing::warn!(%error, "cannot wake a worker");

@@ -186,6 +186,25 @@ fn set_int(socket: &Socket, option: c_int, value: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Datagrams that the kernel dropped at this socket, most often because its receive buffer was full.
+pub(crate) fn kernel_drops(socket: &impl AsRawFd) -> io::Result<u64> {
+    // SK_MEMINFO_DROPS is the last of SK_MEMINFO_VARS values (linux/sock_diag.h).
+    const DROPS: usize = 8;
+    let mut values = [0_u32; DROPS + 1];
+    let mut len = size_of_val(&values) as socklen_t;
+    // SAFETY: the pointers and the length describe live values, of which the kernel fills at most `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(u64::from(values[DROPS])) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Attaches [`STEERING`] to the group of sockets that share the address.
 pub(crate) fn steer_by_connection_id(socket: &(impl AsRawFd + AsFd)) -> io::Result<()> {
     if !SockRef::from(socket).reuse_port()? {

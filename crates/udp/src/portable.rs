@@ -31,6 +31,11 @@ impl SendScratch {
     }
 }
 
+/// Only Linux tells.
+pub(crate) fn kernel_drops(_socket: &UdpSocket) -> io::Result<u64> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Receives until the socket is empty or the slots are full.
 pub(crate) fn recv(
     socket: &UdpSocket,

@@ -80,6 +80,15 @@ impl UdpSocket {
         sys::granted(socket2::SockRef::from(&self.socket).send_buffer_size()?)
     }
 
+    /// Datagrams that arrived and that the kernel dropped at this socket, most often because its receive buffer
+    /// was full. The count is one of 32 bits, and starts again at 0.
+    ///
+    /// # Errors
+    /// `Unsupported` where the system does not tell (anything but Linux); otherwise what it says.
+    pub fn kernel_drops(&self) -> io::Result<u64> {
+        sys::kernel_drops(&self.socket)
+    }
+
     /// Receives what is there, up to the slots of `batch`, by one system call, and forgets what the batch
     /// held before. Returns how many slots were filled, datagrams that are dropped as oversized included;
     /// 0 means that the socket is empty and readiness will be reported anew.

@@ -56,6 +56,24 @@ fn a_batch_goes_round_and_keeps_its_order() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn what_finds_no_room_in_the_kernel_is_told() {
+    let options = Options { recv_buffer_bytes: Some(4 << 10), ..Options::default() };
+    let there = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+    assert_eq!(there.kernel_drops().unwrap(), 0);
+    let here = socket("127.0.0.1:0");
+    let mut departing = SendBatch::new(64);
+    for _ in 0..64 {
+        commit(&mut departing, &[0; 1_000], there.local_addr().unwrap());
+    }
+    assert_eq!(here.send(&mut departing).unwrap(), 64);
+    let mut arriving = RecvBatch::new(64);
+    let arrived = there.recv(&mut arriving).unwrap();
+    assert!(arrived < 64);
+    assert_eq!(there.kernel_drops().unwrap(), 64 - arrived as u64);
+}
+
+#[test]
 fn oversized_datagrams_are_dropped_and_counted_and_empty_ones_arrive() {
     let there = socket("127.0.0.1:0");
     let to = there.local_addr().unwrap();
