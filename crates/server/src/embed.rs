@@ -9,14 +9,17 @@
 //! Bytes, time and randomness are arguments. With the same ones, everything goes the same way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::CryptoRng;
 use shadowland_proto::{
     AddressLimit, Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters, TokenVerifier,
+    TransportConfig,
 };
 use zeroize::Zeroizing;
 
 use crate::config::{Config, TICK_HZ};
+use crate::hub::OWN_BYTES;
 use crate::queue::queues;
 use crate::tokens::Accounts;
 
@@ -83,6 +86,12 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
             tick_rate_hz: TICK_HZ as u16,
             idle_timeout_ms: u32::try_from(config.session.idle_timeout.as_millis()).unwrap_or(u32::MAX),
             ..SessionParameters::default()
+        },
+        transport: TransportConfig {
+            // A packet leaves when it is the player's turn, and some of the ticks are late.
+            burst: Duration::from_micros(1_250_000 / u64::from(config.session.send_hz)),
+            budget_floor_bytes: OWN_BYTES,
+            ..TransportConfig::default()
         },
         rekey: config.security.rekey,
         client_bytes_per_s: config.security.client_bytes_per_s,

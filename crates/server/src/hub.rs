@@ -34,6 +34,10 @@ use crate::session::{Inbound, Player, Stage};
 use crate::stats::WorkerStats;
 use crate::tokens::Accounts;
 
+/// Bytes of a snapshot's packet beside blocks about others, about: header, tag, acknowledgements and the player's own
+/// state. They always go out.
+pub(crate) const OWN_BYTES: usize = 200;
+
 /// Where a hub puts the datagrams that are to leave.
 pub trait Outbox {
     /// The next free slot, with any bytes in it; `None` while there is no room.
@@ -270,7 +274,11 @@ impl Hub {
         {
             player.next_turn = frame.tick() + rules.ticks_per_snapshot;
             let rtt_ticks = rtt_ticks(connection.rtt());
-            let mut snapshot = viewer.snapshot(frame, encoder, rtt_ticks, rules.budget_bytes);
+            // What congestion control allows, the setting at most; the floor of it is the player's own state.
+            let allowed = connection.budget_bytes(now, rules.budget_bytes + OWN_BYTES);
+            let budget_bytes = allowed.saturating_sub(OWN_BYTES);
+            stats.snapshots_reduced += u64::from(budget_bytes < rules.budget_bytes);
+            let mut snapshot = viewer.snapshot(frame, encoder, rtt_ticks, budget_bytes);
             while let Some(snapshot) = snapshot.as_mut().filter(|snapshot| snapshot.wants_packet()) {
                 let Some(mut packet) = outbox.slot().and_then(|slot| connection.packet(now, slot)) else {
                     break;

@@ -26,6 +26,8 @@ pub struct WorkerStats {
     pub bytes_out: u64,
     /// Snapshots among them.
     pub snapshots: u64,
+    /// Those that congestion control gave less than the setting.
+    pub snapshots_reduced: u64,
     /// Arrived datagrams that were dropped, by reason.
     pub dropped: Dropped,
     /// Arrived datagrams that were longer than any of the protocol.

@@ -134,7 +134,7 @@ fn random_transport(random: &mut Pcg32) -> TransportConfig {
             [random.random_range(0..4)],
         compress: random.random(),
         window_messages: [256, 256, 64, 3][random.random_range(0..4)],
-        window_bytes: [131_072, 131_072, 4_096][random.random_range(0..3)],
+        window_bytes: [131_072, 131_072, 16_384][random.random_range(0..3)],
         ..default
     }
 }

@@ -8,6 +8,9 @@ use shadowland_wire::limits::{
     REORDER_BYTES, REORDER_WINDOW,
 };
 
+/// Least window of bytes: in a smaller one small messages of several streams leave no room for pieces of large ones.
+const WINDOW_BYTES_MIN: u32 = 16 * 1024;
+
 /// Figures of acknowledging, sending again, windows and congestion control.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TransportConfig {
@@ -38,7 +41,7 @@ pub struct TransportConfig {
     pub send_messages: usize,
     /// Messages of a stream that this side takes from the next expected one on, at most [`REORDER_WINDOW`].
     pub window_messages: u16,
-    /// Bytes of messages that this side holds ahead of gaps, all streams together.
+    /// Bytes of messages that this side holds ahead of gaps, all streams together; at least 16 KiB.
     pub window_bytes: u32,
     /// Largest reliable message that this side takes and sends, at most [`MESSAGE_BYTES_MAX`].
     pub message_bytes: usize,
@@ -105,7 +108,7 @@ impl TransportConfig {
         self.send_messages = self.send_messages.max(1);
         self.window_messages = self.window_messages.clamp(1, REORDER_WINDOW as u16);
         self.message_bytes = self.message_bytes.clamp(RELIABLE_MESSAGE_BYTES, MESSAGE_BYTES_MAX);
-        self.window_bytes = self.window_bytes.max(RELIABLE_MESSAGE_BYTES as u32);
+        self.window_bytes = self.window_bytes.max(WINDOW_BYTES_MIN);
         self
     }
 }
