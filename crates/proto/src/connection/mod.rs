@@ -412,6 +412,7 @@ impl Connection {
         receiver: &mut impl Receiver,
     ) -> Result<(), DropReason> {
         let (bytes, before) = (datagram.len(), self.replay.largest());
+        self.paths.begin_packet();
         self.handle(now, datagram, receiver)?;
         self.arrived(now, from, bytes, self.replay.largest() != before);
         Ok(())

@@ -52,6 +52,11 @@ impl Paths {
         self.candidate.take_if(|candidate| now >= candidate.give_up_at);
     }
 
+    /// What an earlier packet answered proves nothing about where the next one comes from.
+    pub(super) fn begin_packet(&mut self) {
+        self.answered = None;
+    }
+
     /// The packet that is being taken carries a PathResponse.
     pub(super) fn response(&mut self, token: [u8; PATH_TOKEN_BYTES]) {
         self.answered = Some(token);

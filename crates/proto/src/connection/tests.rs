@@ -1,6 +1,7 @@
 //! What a peer with the keys can do that it should not: payloads that no connection of ours would seal.
 
 use super::*;
+use crate::crypto::seal::Opener;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_wire::codec::Writer;
@@ -171,4 +172,43 @@ fn a_session_whose_sequences_are_used_up_ends() {
     client.on_timeout(NOW);
     assert_eq!(client.state(), State::Closed(CloseReason::Local(DisconnectReason::KeysExhausted)));
     assert_eq!(client.poll_transmit(NOW, &mut [0; DATAGRAM_BYTES]), None);
+}
+
+/// A server's connection that is established with a client at `home`, and a sealer for packets from that client.
+fn served(home: SocketAddr) -> (Connection, Sealer) {
+    let (mut server, mut client) = (connection(Role::Server), Sealer::new(&[1; 32], 7));
+    server.set_address(home);
+    let Control::ReliableHandshake(answer) = ANSWER else { unreachable!() };
+    let hello = Control::ReliableHandshake(ReliableHandshake { answer: false, first_id: 0, ..answer });
+    let hello = payload(|writer| hello.encode(writer).unwrap());
+    server.handle_from(NOW, home, &mut seal(&mut client, &hello), &mut Log::default()).unwrap();
+    (server, client)
+}
+
+#[test]
+fn the_answer_in_a_refused_packet_proves_no_address() {
+    let (home, attacker) = ("192.0.2.1:1".parse().unwrap(), "203.0.113.9:9".parse().unwrap());
+    let (mut server, mut client) = served(home);
+    // Copies of packets of the client come from elsewhere, before its own.
+    for _ in 0..2 {
+        let packet = seal(&mut client, &[&[0, 0x20, 20][..], &[1; 20]].concat());
+        server.handle_from(NOW, attacker, &mut packet.clone(), &mut Log::default()).unwrap();
+    }
+    let mut buffer = [0; DATAGRAM_BYTES];
+    let (len, to) = server.poll_probe(NOW, &mut buffer).unwrap();
+    assert_eq!(to, attacker);
+    let header = Header::decode(&mut Reader::new(&buffer)).unwrap();
+    let opened = Opener::new(&[2; 32]).open(&header, &mut buffer[..len]).unwrap();
+    let challenge = opened.windows(10).find(|window| window[..2] == [0x0b, PATH_TOKEN_BYTES as u8]);
+    let token = challenge.unwrap()[2..].try_into().unwrap();
+    // The client answers from home; a reliable message in the same packet is too far ahead.
+    let answer = payload(|writer| {
+        Control::PathResponse { token }.encode(writer).unwrap();
+        writer.bytes(&[0xa0, 0, 0x8a, 2, 1, 5]).unwrap();
+    });
+    let refused = server.handle_from(NOW, home, &mut seal(&mut client, &answer), &mut Log::default());
+    assert_eq!(refused, Err(DropReason::AheadOfWindow));
+    let next = seal(&mut client, &[0, 0x20, 0]);
+    server.handle_from(NOW, attacker, &mut next.clone(), &mut Log::default()).unwrap();
+    assert_eq!(server.address(), Some(home));
 }
