@@ -461,3 +461,26 @@ fn who_is_answered_again_has_time_again_to_confirm_the_keys() {
     assert!(net.all_established());
     assert_eq!((net.server.counters().accepted, net.server.counters().half_open_expired), (1, 0));
 }
+
+#[test]
+fn a_request_that_was_accepted_again_is_remembered_from_then_on() {
+    let (mut net, signer) = guarded();
+    net.link.delay = ms(20);
+    let config = bearer(&mut net, &signer, 1);
+    net.join(ConnectConfig { timeout: Duration::from_secs(14), ..config });
+    // Answers to requests are lost throughout, and nothing at all arrives between 0.5 and 6.5 s.
+    let answers: fn(&[u8]) -> bool = |bytes| bytes.len() == 85;
+    net.lose = answers;
+    net.run(ms(500));
+    net.lose = |_| true;
+    net.run(ms(6_000));
+    net.lose = answers;
+    for _ in 0..6_000 {
+        net.step();
+        let now = net.now;
+        net.server.on_timeout(now);
+    }
+    let counters = net.server.counters();
+    assert!(counters.accepted > 1 && counters.half_open_expired > 0);
+    assert_eq!((counters.denied, counters.dropped.by(DropReason::BadToken)), (0, 0));
+}

@@ -18,7 +18,8 @@ const REMEMBER: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Remembered {
     /// Ordered, so that nobody can choose keys that make it slow.
-    by_key: BTreeMap<[u8; KEY_BYTES], Accepted>,
+    by_key: BTreeMap<[u8; KEY_BYTES], (Time, Accepted)>,
+    /// A key that was accepted again stands in it twice; only the time in `by_key` counts.
     oldest_first: VecDeque<(Time, [u8; KEY_BYTES])>,
 }
 
@@ -33,26 +34,31 @@ pub(super) struct Accepted {
 
 impl Remembered {
     pub(super) fn get(&self, ephemeral: &[u8; KEY_BYTES]) -> Option<&Accepted> {
-        self.by_key.get(ephemeral)
+        self.by_key.get(ephemeral).map(|(_, accepted)| accepted)
     }
 
     /// Remembers a handshake, and forgets those that are too old or too many.
     pub(super) fn insert(&mut self, now: Time, ephemeral: [u8; KEY_BYTES], accepted: Accepted) {
         self.forget(now);
         if self.oldest_first.len() == REMEMBERED_HANDSHAKES
-            && let Some((_, oldest)) = self.oldest_first.pop_front()
+            && let Some((at, oldest)) = self.oldest_first.pop_front()
         {
-            self.by_key.remove(&oldest);
+            self.remove(at, &oldest);
         }
-        // A key whose session is gone may come again: then it stands in the queue already.
-        if self.by_key.insert(ephemeral, accepted).is_none() {
-            self.oldest_first.push_back((now, ephemeral));
-        }
+        self.by_key.insert(ephemeral, (now, accepted));
+        self.oldest_first.push_back((now, ephemeral));
     }
 
     pub(super) fn forget(&mut self, now: Time) {
-        while let Some((_, oldest)) = self.oldest_first.pop_front_if(|(at, _)| now - *at > REMEMBER) {
-            self.by_key.remove(&oldest);
+        while let Some((at, oldest)) = self.oldest_first.pop_front_if(|(at, _)| now - *at > REMEMBER) {
+            self.remove(at, &oldest);
+        }
+    }
+
+    /// Forgets what was accepted at `at`, unless it was accepted again since.
+    fn remove(&mut self, at: Time, ephemeral: &[u8; KEY_BYTES]) {
+        if self.by_key.get(ephemeral).is_some_and(|(latest, _)| *latest == at) {
+            self.by_key.remove(ephemeral);
         }
     }
 }
