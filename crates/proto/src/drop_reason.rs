@@ -24,9 +24,6 @@ pub enum DropReason {
     /// Too many requests from the client's network.
     #[error("too many requests from its network")]
     NetworkRate,
-    /// The ephemeral key is in use by a client at another address.
-    #[error("its ephemeral key is in use at another address")]
-    DuplicateKey,
     /// As many half-open sessions as there may be.
     #[error("too many half-open sessions")]
     HalfOpenFull,
@@ -79,14 +76,13 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::TooLarge,
         Self::NotProtocol,
         Self::UnknownSession,
         Self::BadCookie,
         Self::StaleCookie,
         Self::NetworkRate,
-        Self::DuplicateKey,
         Self::HalfOpenFull,
         Self::HandshakeBudget,
         Self::HandshakeFailed,

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,18 +185,54 @@ fn a_repeated_request_gets_the_same_bytes_and_no_second_session() {
     assert_eq!(net.server.session_count(), 1);
 }
 
+/// What somebody at `from` sends who has seen a client's datagrams: its request with a cookie of their own.
+fn copied(net: &mut Net, from: SocketAddr, connect: &[u8], request: &[u8]) -> Vec<u8> {
+    let mut reply = [0; 128];
+    assert!(matches!(net.server.route(net.now, from, connect, &mut reply), Routed::Reply(_)));
+    let cookie = &reply[HEADER_BYTES + 1 + 8..][..48];
+    let mut copy = request.to_vec();
+    copy[HEADER_BYTES + 3..HEADER_BYTES + 3 + 48].copy_from_slice(cookie);
+    copy
+}
+
 #[test]
-fn a_key_in_use_is_refused_from_another_address_even_with_a_cookie() {
+fn a_copied_request_with_another_cookie_gets_the_same_bytes_and_moves_nothing() {
     let mut net = Net::connected(9, PERFECT);
-    let mut connect = net.sent[0].1.clone();
+    let (home, elsewhere) = (net.clients[0].address, "203.0.113.9:999".parse().unwrap());
+    let (connect, answer) = (net.sent[0].1.clone(), net.sent[3].1.clone());
     let (_, request) = requests(&net).pop().unwrap();
-    let elsewhere = To::Server { from: "203.0.113.9:999".parse().unwrap() };
-    net.deliver(elsewhere, &mut connect);
-    let cookie = net.sent.last().unwrap().1[HEADER_BYTES + 1 + 8..].to_vec();
-    let mut stolen = request;
-    stolen[HEADER_BYTES + 3..HEADER_BYTES + 3 + 48].copy_from_slice(&cookie);
-    net.deliver(elsewhere, &mut stolen);
-    assert_eq!(net.server.counters().dropped.by(DropReason::DuplicateKey), 1);
+    let mut copy = copied(&mut net, elsewhere, &connect, &request);
+    net.deliver(To::Server { from: elsewhere }, &mut copy);
+    assert_eq!(net.sent.last().unwrap(), &(To::Client { at: elsewhere }, answer));
+    assert_eq!(net.server.counters().accepted, 1);
+    net.run(ms(500));
+    assert_eq!(net.session().connection.address(), Some(home));
+}
+
+/// From many addresses, so that the client's own is none of those that are kept in mind.
+#[test]
+fn a_copied_request_does_not_lock_its_owner_out() {
+    for copies in [1, 10] {
+        let (mut net, signer) = guarded();
+        net.link.delay = ms(20);
+        let config = bearer(&mut net, &signer, 1);
+        net.join(config);
+        net.run_until(Duration::from_secs(1), |net| !requests(net).is_empty());
+        let (connect, (_, request)) = (net.sent[0].1.clone(), requests(&net).pop().unwrap());
+        for round in 0..15 {
+            for port in 1..=copies {
+                let from = SocketAddr::from(([203, 0, 113, 9], port));
+                let mut copy = copied(&mut net, from, &connect, &request);
+                // Those that come once the session exists get nothing new.
+                net.deliver(To::Server { from }, &mut copy);
+            }
+            net.run(ms(100));
+            assert!(round < 12 || net.all_established(), "{copies} copies");
+        }
+        let home = net.clients[0].address;
+        assert_eq!(net.session().connection.address(), Some(home), "{copies} copies");
+        assert_eq!((net.server.counters().accepted, net.server.counters().denied), (1, 0));
+    }
 }
 
 #[test]

@@ -412,8 +412,13 @@ impl Connection {
         receiver: &mut impl Receiver,
     ) -> Result<(), DropReason> {
         let (bytes, before) = (datagram.len(), self.replay.largest());
+        let unconfirmed = !self.confirmed;
         self.paths.begin_packet();
-        self.handle(now, datagram, receiver)?;
+        let result = self.handle(now, datagram, receiver);
+        if unconfirmed && self.confirmed {
+            self.paths.confirmed_from(from);
+        }
+        result?;
         self.arrived(now, from, bytes, self.replay.largest() != before);
         Ok(())
     }

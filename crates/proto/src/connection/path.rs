@@ -6,6 +6,7 @@
 //! there. Until then everything goes on to the old address, and the new one gets no more bytes than came from it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use shadowland_wire::limits::PATH_TOKEN_BYTES;
 use shadowland_wire::message::control::Control;
@@ -18,6 +19,10 @@ use crate::Time;
 /// How long a new address has for its proof, in PTO. Then another one may be tried: whoever moves on before the proof
 /// is done must not wait for long.
 const PATIENCE_PTO: u32 = 3;
+/// The same at least, while no round trip has been measured.
+const PATIENCE_UNMEASURED: Duration = Duration::from_secs(1);
+/// How many addresses besides the first may claim to be the client's before the keys are confirmed.
+const CLAIMS_MAX: usize = 4;
 /// Bytes of the largest packet with nothing but a challenge: header, acknowledgements, message, tag.
 const CHALLENGE_BYTES: usize = 14 + 13 + 2 + PATH_TOKEN_BYTES + 16;
 
@@ -25,6 +30,8 @@ const CHALLENGE_BYTES: usize = 14 + 13 + 2 + PATH_TOKEN_BYTES + 16;
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     validated: Option<SocketAddr>,
+    /// Other addresses that have brought the same request with a cookie of theirs, until the keys are confirmed.
+    claimed: Vec<SocketAddr>,
     /// One at a time, so that nobody can make the server ask many.
     candidate: Option<Box<Candidate>>,
     /// What the packet that is being taken has answered.
@@ -52,6 +59,13 @@ impl Paths {
         self.candidate.take_if(|candidate| now >= candidate.give_up_at);
     }
 
+    /// The first packet has opened. Of the addresses with a cookie, the one that it came from is the client's.
+    pub(super) fn confirmed_from(&mut self, from: SocketAddr) {
+        if std::mem::take(&mut self.claimed).contains(&from) {
+            self.validated = Some(from);
+        }
+    }
+
     /// What an earlier packet answered proves nothing about where the next one comes from.
     pub(super) fn begin_packet(&mut self) {
         self.answered = None;
@@ -74,6 +88,15 @@ impl Connection {
         self.paths.validated = Some(address);
     }
 
+    /// The request that this session came of has come from `address` too, with a cookie.
+    pub(crate) fn may_be_at(&mut self, address: SocketAddr) {
+        let Paths { validated, claimed, .. } = &mut self.paths;
+        let known = *validated == Some(address) || claimed.contains(&address);
+        if !self.confirmed && !known && claimed.len() < CLAIMS_MAX {
+            claimed.push(address);
+        }
+    }
+
     /// A packet has opened that came from `from`. `newest`: none with a higher sequence has.
     #[inline]
     pub(super) fn arrived(&mut self, now: Time, from: SocketAddr, bytes: usize, newest: bool) {
@@ -92,7 +115,10 @@ impl Connection {
         newest: bool,
         answered: Option<[u8; PATH_TOKEN_BYTES]>,
     ) {
-        let pto = self.rtt.timeout(&self.config, 0);
+        let mut patience = PATIENCE_PTO * self.rtt.timeout(&self.config, 0);
+        if self.rtt.smoothed().is_zero() {
+            patience = patience.max(PATIENCE_UNMEASURED);
+        }
         match &mut self.paths.candidate {
             Some(candidate) if candidate.address == from => {
                 candidate.received_bytes += bytes;
@@ -114,7 +140,7 @@ impl Connection {
                     received_bytes: bytes,
                     sent_bytes: 0,
                     ask_at: now,
-                    give_up_at: now + PATIENCE_PTO * pto,
+                    give_up_at: now + patience,
                 }));
             }
             _ => {}

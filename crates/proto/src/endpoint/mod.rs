@@ -354,12 +354,14 @@ impl<T> Endpoint<T> {
             return Ok(self.deny(client, DenyReason::Version, reply));
         }
         if let Some(accepted) = self.remembered.get(client.ephemeral).copied()
-            && self.session_mut(accepted.slot).is_some()
+            && let Some(session) = self.session_mut(accepted.slot)
         {
-            if accepted.address != client.address {
-                return Err(DropReason::DuplicateKey);
+            // Somebody may have copied the request on its way, and been faster with a cookie of its own: whoever
+            // has the client's private key makes use of the answer, and shows where it is.
+            session.connection.may_be_at(client.address);
+            if accepted.address == client.address {
+                self.renew_half_open(now, accepted.slot);
             }
-            self.renew_half_open(now, accepted.slot);
             let repeated = ServerHandshake::ConnectionAccepted { echo, noise: &accepted.noise };
             return Ok(answer(&repeated, reply));
         }
