@@ -82,6 +82,8 @@ const PING_AGAIN: Duration = Duration::from_secs(1);
 /// played on.
 const HELLO_PAUSE: Duration = Duration::from_millis(250);
 const HELLO_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long the ReliableHandshake may take once the keys are confirmed: what it runs on is still half a session.
+const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often Disconnect is sent: it is never answered.
 const DISCONNECTS: u8 = 3;
 
@@ -129,6 +131,8 @@ pub struct Connection {
     state: State,
     /// Whether the peer has proved that it holds the keys.
     confirmed: bool,
+    /// Until when the connection must be established; there is such a time from the confirmation on.
+    establish_by: Option<Time>,
     sealer: Sealer,
     keys: Keys,
     paths: Paths,
@@ -193,6 +197,7 @@ impl Connection {
             parameters: acceptance.parameters,
             state: State::Handshaking,
             confirmed: false,
+            establish_by: None,
             sealer: Sealer::new(seal_key, acceptance.connection_id),
             keys: Keys::new(role, keys, entropy, now),
             paths: Paths::default(),
@@ -328,6 +333,7 @@ impl Connection {
         }
         [
             self.hello_at,
+            self.establish_by,
             self.received.due(),
             self.outbox.deadline(),
             self.sent.loss_at(),
@@ -346,7 +352,7 @@ impl Connection {
         if matches!(self.state, State::Closed(_)) {
             return;
         }
-        if now >= self.idle_at() {
+        if now >= self.idle_at() || self.establish_by.is_some_and(|at| now >= at) {
             return self.close(now, DisconnectReason::IdleTimeout);
         }
         if self.inbox.assemblies.has_expired() {
@@ -436,7 +442,10 @@ impl Connection {
         let (header, payload) = self.open(now, datagram)?;
         self.stats.packets_received += 1;
         self.stats.bytes_received += bytes as u64;
-        self.confirmed = true;
+        if !self.confirmed {
+            self.confirmed = true;
+            self.establish_by = Some(now + ESTABLISH_TIMEOUT);
+        }
         self.heard_at = now;
         self.inbox.assemblies.heard(now);
 
@@ -612,6 +621,7 @@ impl Connection {
         }
         if self.state == State::Handshaking {
             self.state = State::Established;
+            self.establish_by = None;
             self.answer_unheard = self.role == Role::Server;
             self.inbox.start_at(handshake.first_id);
             self.outbox.set_windows(

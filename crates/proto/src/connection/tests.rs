@@ -212,3 +212,17 @@ fn the_answer_in_a_refused_packet_proves_no_address() {
     server.handle_from(NOW, attacker, &mut next.clone(), &mut Log::default()).unwrap();
     assert_eq!(server.address(), Some(home));
 }
+
+#[test]
+fn who_confirms_the_keys_and_then_never_says_hello_is_sent_away() {
+    let (mut server, mut client) = (connection(Role::Server), Sealer::new(&[1; 32], 7));
+    let mut now = NOW;
+    for _ in 0..49 {
+        server.handle(now, &mut seal(&mut client, &[0]), &mut Log::default()).unwrap();
+        assert_eq!(server.state(), State::Handshaking);
+        now = now + Duration::from_millis(100);
+        server.on_timeout(now);
+    }
+    server.on_timeout(NOW + ESTABLISH_TIMEOUT);
+    assert_eq!(server.state(), State::Closed(CloseReason::Local(DisconnectReason::IdleTimeout)));
+}
