@@ -6,6 +6,9 @@ use thiserror::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 #[repr(u8)]
 pub enum DropReason {
+    /// It came from port 0, to which nothing can be sent.
+    #[error("from port 0")]
+    NoPort,
     /// Larger than any datagram of the protocol.
     #[error("larger than any datagram of the protocol")]
     TooLarge,
@@ -76,7 +79,8 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
+        Self::NoPort,
         Self::TooLarge,
         Self::NotProtocol,
         Self::UnknownSession,

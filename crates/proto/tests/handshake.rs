@@ -521,3 +521,14 @@ fn a_request_that_was_accepted_again_is_remembered_from_then_on() {
     assert!(counters.accepted > 1 && counters.half_open_expired > 0);
     assert_eq!((counters.denied, counters.dropped.by(DropReason::BadToken)), (0, 0));
 }
+
+#[test]
+fn what_comes_from_port_0_is_not_looked_at() {
+    let mut net = Net::connected(31, PERFECT);
+    net.client_says(0, 0x20, b"x");
+    let (connect, packet) = (net.sent[0].1.clone(), net.sent.last().unwrap().1.clone());
+    for datagram in [connect, packet] {
+        let routed = net.server.route(net.now, "203.0.113.9:0".parse().unwrap(), &datagram, &mut [0; 128]);
+        assert_eq!(routed, Routed::Dropped(DropReason::NoPort));
+    }
+}

@@ -311,6 +311,10 @@ impl<T> Endpoint<T> {
         datagram: &[u8],
         reply: &mut [u8],
     ) -> Result<Routed, DropReason> {
+        // Nothing can be sent to such an address, and systems refuse a batch with one in it.
+        if from.port() == 0 {
+            return Err(DropReason::NoPort);
+        }
         if datagram.len() > DATAGRAM_BYTES {
             return Err(DropReason::TooLarge);
         }
