@@ -532,3 +532,37 @@ fn what_comes_from_port_0_is_not_looked_at() {
         assert_eq!(routed, Routed::Dropped(DropReason::NoPort));
     }
 }
+
+/// Sixteen networks that return cookies, each at its lasting rate, and confirm nothing.
+#[test]
+fn sixteen_networks_do_not_lock_others_out() {
+    let mut net = Net::new(1, PERFECT, EndpointConfig::default());
+    let (start, mut reply) = (net.now, [0; 128]);
+    let mut honest = Vec::new();
+    for number in 0..8_000u32 {
+        if number % 2 == 0 {
+            let from: SocketAddr =
+                format!("[2001:db8:{:x}::{number:x}]:1000", number / 2 % 16).parse().unwrap();
+            let config = ConnectConfig::default();
+            let mut attacker = Connecting::new(config, net.server_key, &mut net.rng, net.now).unwrap();
+            let mut buffer = [0; 1200];
+            let len = attacker.poll_transmit(net.now, &mut buffer).unwrap();
+            let Routed::Reply(cookie) = net.server.route(net.now, from, &buffer[..len], &mut reply) else {
+                panic!("no cookie");
+            };
+            attacker.handle(net.now, &reply[..cookie]).unwrap();
+            let len = attacker.poll_transmit(net.now, &mut buffer).unwrap();
+            let _ = net.server.route(net.now, from, &buffer[..len], &mut reply);
+        }
+        if number > 5_000 && number % 250 == 0 {
+            honest.push(net.join(ConnectConfig::default()));
+        }
+        net.step();
+    }
+    assert_eq!(net.now - start, Duration::from_secs(8));
+    net.run(ms(50));
+    assert!(net.server.counters().dropped.by(DropReason::HalfOpenFull) > 1_000);
+    for index in honest {
+        assert_eq!(net.clients[index].state(), Some(State::Established));
+    }
+}

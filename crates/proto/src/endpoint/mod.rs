@@ -36,7 +36,7 @@ use crate::crypto::identity::Identity;
 use crate::crypto::token::{LoginToken, TokenVerifier};
 use crate::drop_reason::{DropReason, Dropped};
 
-use rate::{Bucket, NetworkBuckets};
+use rate::{Bucket, Network, NetworkBuckets};
 use remembered::{Accepted, Remembered};
 
 /// Most sessions that an endpoint can have: a connection id has 16 bits for the slot.
@@ -51,6 +51,8 @@ pub struct EndpointConfig {
     pub max_sessions: usize,
     /// Most sessions whose client has not confirmed the keys.
     pub max_half_open: usize,
+    /// Most of them from one network, with the same networks as in `network_rate`.
+    pub max_half_open_of_network: usize,
     /// How long a client may take to confirm the keys.
     pub half_open_timeout: Duration,
     /// Requests per network (IPv4 /24, IPv6 /48). Loopback is not limited.
@@ -78,6 +80,7 @@ impl Default for EndpointConfig {
             worker: 0,
             max_sessions: 10_000,
             max_half_open: 1_024,
+            max_half_open_of_network: 32,
             half_open_timeout: Duration::from_secs(5),
             network_rate: Rate { per_second: 64, burst: 256 },
             handshake_rate: Rate { per_second: 1_000, burst: 500 },
@@ -177,8 +180,15 @@ pub struct Endpoint<T> {
     /// Unused indices; the one that was freed first is used first, so that ids repeat late.
     free: VecDeque<u16>,
     /// Sessions that have not confirmed their keys when last looked at, and when they expire; oldest first.
-    half_open: VecDeque<(Slot, Time)>,
+    half_open: VecDeque<HalfOpen>,
     counters: Counters,
+}
+
+#[derive(Clone, Copy)]
+struct HalfOpen {
+    slot: Slot,
+    expires: Time,
+    network: Network,
 }
 
 struct SlotEntry<T> {
@@ -277,7 +287,10 @@ impl<T> Endpoint<T> {
     pub fn on_timeout(&mut self, now: Time) {
         self.remembered.forget(now);
         self.forget_confirmed();
-        while let Some((slot, _)) = self.half_open.pop_front_if(|(_, expires)| now >= *expires) {
+        while let Some(HalfOpen { slot, network, .. }) =
+            self.half_open.pop_front_if(|half_open| now >= half_open.expires)
+        {
+            self.networks.not_half_open(network);
             self.counters.half_open_expired += 1;
             let login = self.session_mut(slot).and_then(|session| session.login);
             if let (Some(tokens), Some(login)) = (&self.config.tokens, login) {
@@ -290,7 +303,7 @@ impl<T> Endpoint<T> {
     /// When to call [`Endpoint::on_timeout`].
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        self.half_open.front().map(|&(_, expires)| expires)
+        self.half_open.front().map(|half_open| half_open.expires)
     }
 
     /// What the endpoint has counted.
@@ -350,7 +363,8 @@ impl<T> Endpoint<T> {
         reply: &mut [u8],
     ) -> Result<Routed, DropReason> {
         self.cookies.verify(now, client, cookie)?;
-        if !self.networks.take(now, client.address.ip()) {
+        let network = self.networks.of(client.address.ip());
+        if !self.networks.take(now, network) {
             return Err(DropReason::NetworkRate);
         }
         let echo = echo_of(client.ephemeral);
@@ -375,9 +389,9 @@ impl<T> Endpoint<T> {
         let Some(&index) = self.free.front() else {
             return Ok(self.deny(client, DenyReason::Full, reply));
         };
-        if self.half_open.len() >= self.config.max_half_open {
+        if self.is_half_open_full(network) {
             self.forget_confirmed();
-            if self.half_open.len() >= self.config.max_half_open {
+            if self.is_half_open_full(network) {
                 return Err(DropReason::HalfOpenFull);
             }
         }
@@ -388,7 +402,7 @@ impl<T> Endpoint<T> {
         if !self.config.addresses.take(from) {
             return Ok(self.deny(client, DenyReason::Address, reply));
         }
-        let accepted = self.accept(now, client, index, noise);
+        let accepted = self.accept(now, client, network, index, noise);
         if accepted.is_err() {
             self.config.addresses.give_back(from);
         }
@@ -408,6 +422,7 @@ impl<T> Endpoint<T> {
         &mut self,
         now: Time,
         client: Client<'_>,
+        network: Network,
         index: u16,
         noise: &[u8],
     ) -> Result<[u8; NOISE_ACCEPTANCE_BYTES], DropReason> {
@@ -435,7 +450,8 @@ impl<T> Endpoint<T> {
         self.free.pop_front();
         self.slots[usize::from(index)].session =
             Some(Box::new(Session { connection, client_key, admitted_from, login, data: None }));
-        self.half_open.push_back((slot, now + self.config.half_open_timeout));
+        self.half_open.push_back(HalfOpen { slot, expires: now + self.config.half_open_timeout, network });
+        self.networks.half_open(network);
         self.remembered.insert(now, *client.ephemeral, Accepted { slot, address: client.address, noise });
         self.counters.accepted += 1;
         Ok(noise)
@@ -449,17 +465,27 @@ impl<T> Endpoint<T> {
     /// The client has been answered again, and needs time again to confirm the keys; at most until its request is
     /// no longer remembered.
     fn renew_half_open(&mut self, now: Time, slot: Slot) {
-        if let Some(index) = self.half_open.iter().position(|(half_open, _)| *half_open == slot) {
-            self.half_open.remove(index);
-            self.half_open.push_back((slot, now + self.config.half_open_timeout));
+        let known = self.half_open.iter().position(|half_open| half_open.slot == slot);
+        if let Some(half_open) = known.and_then(|index| self.half_open.remove(index)) {
+            let expires = now + self.config.half_open_timeout;
+            self.half_open.push_back(HalfOpen { expires, ..half_open });
         }
+    }
+
+    fn is_half_open_full(&self, network: Network) -> bool {
+        self.half_open.len() >= self.config.max_half_open
+            || self.networks.half_open_of(network) >= self.config.max_half_open_of_network
     }
 
     /// Takes those off the list of half-open sessions that are confirmed or gone by now.
     fn forget_confirmed(&mut self) {
         let mut half_open = std::mem::take(&mut self.half_open);
-        half_open.retain(|&(slot, _)| {
-            self.session_mut(slot).is_some_and(|session| !session.connection.is_confirmed())
+        half_open.retain(|&HalfOpen { slot, network, .. }| {
+            let still = self.session_mut(slot).is_some_and(|session| !session.connection.is_confirmed());
+            if !still {
+                self.networks.not_half_open(network);
+            }
+            still
         });
         self.half_open = half_open;
     }

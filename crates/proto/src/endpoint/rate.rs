@@ -48,7 +48,13 @@ pub(super) struct NetworkBuckets {
     key: hmac::Key,
     rate: Rate,
     buckets: Box<[Bucket]>,
+    /// Half-open sessions by bucket.
+    half_open: Box<[u16]>,
 }
+
+/// The bucket of a network; the machine itself has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Network(Option<usize>);
 
 impl NetworkBuckets {
     pub(super) fn new(key: &[u8; 32], rate: Rate) -> Self {
@@ -56,22 +62,47 @@ impl NetworkBuckets {
             key: hmac::Key::new(HMAC_SHA256, key),
             rate,
             buckets: vec![Bucket::default(); NETWORK_BUCKETS].into_boxed_slice(),
+            half_open: vec![0; NETWORK_BUCKETS].into_boxed_slice(),
         }
     }
 
-    /// Takes one from the bucket of the network that `address` is in: an IPv4 /24 or an IPv6 /48. The machine
-    /// itself is not limited: who sends from there has no need of a flood.
-    pub(super) fn take(&mut self, now: Time, address: IpAddr) -> bool {
+    /// The network that `address` is in: an IPv4 /24 or an IPv6 /48. The machine itself is not limited: who sends
+    /// from there has no need of a flood.
+    pub(super) fn of(&self, address: IpAddr) -> Network {
         let address = address.to_canonical();
         if address.is_loopback() {
-            return true;
+            return Network(None);
         }
         let digest = match address {
             IpAddr::V4(address) => hmac::sign(&self.key, &address.octets()[..3]),
             IpAddr::V6(address) => hmac::sign(&self.key, &address.octets()[..6]),
         };
         let hash = digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        self.buckets[(hash % NETWORK_BUCKETS as u64) as usize].take(now, self.rate)
+        Network(Some((hash % NETWORK_BUCKETS as u64) as usize))
+    }
+
+    /// Takes one from the bucket of a network.
+    pub(super) fn take(&mut self, now: Time, network: Network) -> bool {
+        network.0.is_none_or(|index| self.buckets[index].take(now, self.rate))
+    }
+
+    /// Half-open sessions of a network.
+    pub(super) fn half_open_of(&self, network: Network) -> usize {
+        network.0.map_or(0, |index| usize::from(self.half_open[index]))
+    }
+
+    /// One more of them.
+    pub(super) fn half_open(&mut self, network: Network) {
+        if let Some(index) = network.0 {
+            self.half_open[index] += 1;
+        }
+    }
+
+    /// One less.
+    pub(super) fn not_half_open(&mut self, network: Network) {
+        if let Some(index) = network.0 {
+            self.half_open[index] -= 1;
+        }
     }
 }
 
@@ -98,7 +129,9 @@ mod tests {
     fn a_network_is_limited_as_a_whole_and_the_machine_itself_is_not() {
         let mut networks = NetworkBuckets::new(&[1; 32], RATE);
         let mut taken = |address: fn(u8) -> String| {
-            (0..50).filter(|&host| networks.take(Time::default(), address(host).parse().unwrap())).count()
+            let networks = &mut networks;
+            let of = |networks: &NetworkBuckets, host| networks.of(address(host).parse().unwrap());
+            (0..50).filter(|&host| networks.take(Time::default(), of(networks, host))).count()
         };
         assert_eq!(taken(|host| format!("192.0.2.{host}")), 3);
         assert_eq!(taken(|host| format!("::ffff:192.0.2.{host}")), 0);
