@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use common::{BAD, Link, Net, PERFECT, To};
 use rand::RngExt;
-use shadowland_proto::{CloseReason, ConnectConfig, DisconnectReason, DropReason, EndpointConfig, State};
+use shadowland_proto::{
+    CloseReason, ConnectConfig, DisconnectReason, DropReason, EndpointConfig, Rate, State,
+};
 use shadowland_wire::codec::Reader;
 use shadowland_wire::header::{Flags, HEADER_BYTES, Header};
 
@@ -340,11 +342,13 @@ fn a_packet_from_another_address_does_not_move_the_session() {
 
 #[test]
 fn two_hundred_clients_share_a_server() {
-    let mut net = Net::new(
-        13,
-        Link { delay: ms(20), jitter: ms(10), loss: 0.05, ..PERFECT },
-        EndpointConfig::default(),
-    );
+    let config = EndpointConfig {
+        // All at once, and from one network.
+        max_half_open_of_network: 200,
+        handshake_rate: Rate { per_second: 1_000, burst: 200 },
+        ..EndpointConfig::default()
+    };
+    let mut net = Net::new(13, Link { delay: ms(20), jitter: ms(10), loss: 0.05, ..PERFECT }, config);
     for _ in 0..200 {
         net.join(ConnectConfig::default());
     }

@@ -206,6 +206,11 @@ impl Hub {
         }
     }
 
+    /// Handshakes that led to a session.
+    pub(crate) fn handshakes(&self) -> u64 {
+        self.endpoint.counters().accepted
+    }
+
     /// What every player in the world is known to have been told, with the id of its connection.
     pub fn viewers(&mut self) -> impl Iterator<Item = (u32, &Viewer)> {
         self.endpoint.sessions_mut().filter_map(|(slot, session)| match &session.data.as_ref()?.stage {

@@ -29,6 +29,8 @@ pub(crate) const WAKER: Token = Token(1);
 const BATCH: usize = 64;
 /// Batches that are received before sessions are served again.
 const BATCHES_PER_TURN: usize = 8;
+/// Handshakes after which sessions are served, even if there is more to receive: they are what costs most.
+const HANDSHAKES_PER_TURN: u64 = 32;
 /// Sessions that are served before datagrams are received again.
 const SESSIONS_PER_TURN: usize = 256;
 /// Longest sleep: the world wakes its workers far more often.
@@ -132,6 +134,7 @@ impl Worker {
 
     /// Takes some batches off the socket; returns whether there may be more.
     fn receive(&mut self, inbox: &mut RecvBatch) -> bool {
+        let before = self.parts.hub.handshakes();
         for _ in 0..BATCHES_PER_TURN {
             let received = match self.parts.socket.recv(inbox) {
                 Ok(received) => received,
@@ -155,6 +158,9 @@ impl Worker {
             if received < BATCH {
                 self.empty_at = now;
                 return false;
+            }
+            if self.parts.hub.handshakes() - before >= HANDSHAKES_PER_TURN {
+                break;
             }
         }
         true

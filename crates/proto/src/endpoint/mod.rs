@@ -83,7 +83,7 @@ impl Default for EndpointConfig {
             max_half_open_of_network: 32,
             half_open_timeout: Duration::from_secs(5),
             network_rate: Rate { per_second: 64, burst: 256 },
-            handshake_rate: Rate { per_second: 1_000, burst: 500 },
+            handshake_rate: Rate { per_second: 1_000, burst: 32 },
             addresses: Arc::new(AddressLimit::new(SESSIONS_MAX)),
             client_bytes_per_s: 256 * 1024,
             tokens: None,
