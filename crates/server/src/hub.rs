@@ -297,6 +297,18 @@ impl Hub {
                 stats.snapshots += 1;
             }
         }
+        if let State::Closed(reason) = connection.state() {
+            // A Disconnect is never answered. It leaves once in each of three rounds: what loses one does not lose
+            // all of them.
+            let Some(buffer) = outbox.slot() else { return Served::Stays };
+            if let Some(len) = connection.poll_transmit(now, buffer) {
+                outbox.commit(len, address);
+                return Served::Stays;
+            }
+            let handle = player.handle();
+            self.part(slot, handle, reason);
+            return Served::Gone;
+        }
         // What finds no room now is due again in the next round.
         while let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
             outbox.commit(len, address);
@@ -304,10 +316,7 @@ impl Hub {
         if let Some((len, candidate)) = outbox.slot().and_then(|slot| connection.poll_probe(now, slot)) {
             outbox.commit(len, candidate);
         }
-        let State::Closed(reason) = connection.state() else { return Served::Stays };
-        let handle = player.handle();
-        self.part(slot, handle, reason);
-        Served::Gone
+        Served::Stays
     }
 
     /// Forgets a session that is over.
