@@ -329,3 +329,26 @@ fn a_blackout_of_ten_seconds_ends_nothing_and_one_of_sixty_ends_both_sides() {
         assert_eq!(net.session().connection.state(), timeout);
     }
 }
+
+/// As many packets at a time as a server may be configured for, and more, over a link where that is more than is
+/// remembered of sent packets.
+#[test]
+fn many_packets_at_a_time_do_not_end_a_session() {
+    let mut net = Net::connected(3, Link { delay: ms(200), ..PERFECT });
+    net.session().connection.send(Channel::ReliableOrdered, 0, CHAT, &[0; 4]).unwrap();
+    let mut most = 0;
+    for _ in 0..2_000 {
+        let mut packets = 0;
+        while packets == 0 || packets < 55 && net.session().connection.has_room_for_more() {
+            net.server_says(SNAPSHOT, &[1; 1_100]);
+            packets += 1;
+        }
+        most = most.max(packets);
+        net.client_says(0, CHAT, b"x");
+        net.run(ms(16));
+        net.sent.clear();
+        assert!(net.all_established());
+    }
+    assert_eq!(most, 55);
+    assert_eq!(net.session().connection.unacknowledged(), 0);
+}

@@ -295,6 +295,9 @@ impl Hub {
                 snapshot.sent(sent.sequence);
                 outbox.commit(sent.len, address);
                 stats.snapshots += 1;
+                if !connection.has_room_for_more() {
+                    break;
+                }
             }
         }
         if let State::Closed(reason) = connection.state() {

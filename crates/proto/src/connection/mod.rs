@@ -84,6 +84,8 @@ const HELLO_PAUSE: Duration = Duration::from_millis(250);
 const HELLO_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How long the ReliableHandshake may take once the keys are confirmed: what it runs on is still half a session.
 const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of the packets that are remembered, those that may be used up by more than one packet at a time.
+const UNHEARD_MAX: u64 = sent::SENT_PACKETS as u64 - 56;
 /// How often Disconnect is sent: it is never answered.
 const DISCONNECTS: u8 = 3;
 
@@ -276,6 +278,13 @@ impl Connection {
     pub fn budget_bytes(&mut self, now: Time, at_most: usize) -> usize {
         let waiting = if self.outbox.is_ready() { self.outbox.waiting_bytes() } else { 0 };
         self.flow.budget(now, &self.rtt, self.sent.in_flight(), waiting).min(at_most)
+    }
+
+    /// Whether the application may send more than one packet at a time. Of packets that were sent long ago nothing is
+    /// known any more, not even when the peer acknowledges them; so while many are unanswered, one at a time has to do.
+    #[must_use]
+    pub fn has_room_for_more(&self) -> bool {
+        self.sent.unheard() < UNHEARD_MAX
     }
 
     /// Reliable messages that the peer has not acknowledged yet.

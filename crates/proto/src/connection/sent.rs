@@ -118,6 +118,11 @@ impl SentPackets {
         self.next_sequence = sequence + 1;
     }
 
+    /// How many packets were sent after the newest one that is known to have arrived.
+    pub(super) fn unheard(&self) -> u64 {
+        self.next_sequence - 1 - self.largest_acked
+    }
+
     /// Bytes of packets that are under way.
     #[inline]
     pub(super) fn in_flight(&self) -> u64 {
