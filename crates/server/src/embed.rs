@@ -18,7 +18,7 @@ use shadowland_proto::{
 };
 use zeroize::Zeroizing;
 
-use crate::config::{Config, TICK_HZ};
+use crate::config::{Auth, Config, TICK_HZ};
 use crate::hub::OWN_BYTES;
 use crate::queue::queues;
 use crate::tokens::Accounts;
@@ -39,7 +39,7 @@ pub struct Assembly {
 /// from.
 ///
 /// # Panics
-/// When the configuration is none that [`crate::config`] accepts.
+/// When the configuration is none that [`crate::config`] accepts, or asks for login tokens: that needs a verifier.
 pub fn assemble(config: &Config, workers: usize, identity: &Identity, rng: &mut dyn CryptoRng) -> Assembly {
     assemble_with_tokens(config, workers, identity, None, rng)
 }
@@ -48,7 +48,8 @@ pub fn assemble(config: &Config, workers: usize, identity: &Identity, rng: &mut 
 /// of the verifier are.
 ///
 /// # Panics
-/// When the configuration is none that [`crate::config`] accepts.
+/// When the configuration is none that [`crate::config`] accepts, or when it asks for login tokens and there is no
+/// verifier, or the other way round.
 pub fn assemble_with_tokens(
     config: &Config,
     workers: usize,
@@ -56,6 +57,8 @@ pub fn assemble_with_tokens(
     tokens: Option<&Arc<TokenVerifier>>,
     rng: &mut dyn CryptoRng,
 ) -> Assembly {
+    let guarded = matches!(config.security.auth, Auth::Token { .. });
+    assert_eq!(guarded, tokens.is_some(), "security.auth = \"token\" and a verifier of tokens go together");
     let accounts = Accounts::new(workers);
     let addresses = Arc::new(AddressLimit::new(config.security.sessions_per_address));
     let mut cookie_master = Zeroizing::new([0; 32]);
@@ -96,5 +99,22 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
         rekey: config.security.rekey,
         client_bytes_per_s: config.security.client_bytes_per_s,
         ..EndpointConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    #[test]
+    #[should_panic(expected = "a verifier of tokens go together")]
+    fn a_configuration_that_asks_for_tokens_never_makes_an_open_server() {
+        let mut config = Config::default();
+        config.security.auth = Auth::Token { keys: "token_keys".into() };
+        let mut rng = StdRng::seed_from_u64(1);
+        let identity = Identity::generate(&mut rng);
+        assemble(&config, 1, &identity, &mut rng);
     }
 }
