@@ -94,23 +94,33 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<Result<Zeroizing<[u8; KEY_B
     Ok(key.map(Zeroizing::new))
 }
 
-/// Writes beside the final name first: a crash never leaves half a key there.
+/// Writes beside the final name first: a crash never leaves half a key there. What one left beside it is in nobody's
+/// way, and a key that is there is never replaced.
 pub(crate) fn create(data_dir: &Path, path: &Path, key: &[u8; KEY_BYTES]) -> io::Result<()> {
     fs::create_dir_all(data_dir)?;
-    let new: PathBuf = path.with_extension(format!("new.{}", std::process::id()));
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&new)?;
+    let (new, mut file) = open_beside(path, &options)?;
     let mut text = Zeroizing::new(format_hex(key));
     text.push('\n');
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    let linked = written.and_then(|()| fs::rename(&new, path));
-    if linked.is_err() {
-        let _ = fs::remove_file(&new);
-    }
+    let linked = written.and_then(|()| fs::hard_link(&new, path));
+    let _ = fs::remove_file(&new);
     linked
+}
+
+/// A new file beside `path`, with a name that nobody has used.
+fn open_beside(path: &Path, options: &OpenOptions) -> io::Result<(PathBuf, fs::File)> {
+    let mut number = 0;
+    loop {
+        let new = path.with_extension(format!("new.{}.{number}", std::process::id()));
+        match options.open(&new) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1_000 => number += 1,
+            opened => return opened.map(|file| (new, file)),
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -205,6 +215,20 @@ mod tests {
             let mode = fs::metadata(directory.0.join(KEY_FILE)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn what_a_crash_left_is_in_nobodys_way_and_a_key_is_never_replaced() {
+        let directory = Directory::new("key-crash");
+        fs::create_dir_all(&directory.0).unwrap();
+        let path = directory.0.join(KEY_FILE);
+        let left = path.with_extension(format!("new.{}.0", std::process::id()));
+        fs::write(&left, "half").unwrap();
+        let first = load(&directory, 1).unwrap();
+        let other = create(&directory.0, &path, &[7; KEY_BYTES]).unwrap_err();
+        assert_eq!(other.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(load(&directory, 2).unwrap().public_key(), first.public_key());
+        assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 2, "the key, and what the crash left");
     }
 
     #[test]
