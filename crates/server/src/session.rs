@@ -12,6 +12,9 @@ use crate::stats::WorkerStats;
 /// A client that sends more only wastes its own.
 const INPUTS_PER_TICK: u32 = 16;
 
+/// Pages that a session may ask for again in one tick: each is looked up among all of its pages.
+const RESETS_PER_TICK: u32 = 8;
+
 /// A session's way into the world.
 #[derive(Debug, Default)]
 pub(crate) struct Player {
@@ -24,6 +27,8 @@ pub(crate) struct Player {
     newest_input: u32,
     /// Inputs handed over since `counted_at`.
     inputs: u32,
+    /// Pages asked for again since `counted_at`.
+    resets: u32,
     counted_at: Tick,
 }
 
@@ -90,9 +95,7 @@ impl Receiver for Inbound<'_> {
 impl Inbound<'_> {
     fn inputs(&mut self, message: &InputMessage) {
         let Some(handle) = self.player.handle() else { return };
-        if self.player.counted_at != self.tick {
-            (self.player.counted_at, self.player.inputs) = (self.tick, 0);
-        }
+        self.count_anew();
         for (number, input) in message.iter() {
             if number <= self.player.newest_input {
                 continue;
@@ -107,7 +110,21 @@ impl Inbound<'_> {
         }
     }
 
+    /// In each tick a session has its share again.
+    fn count_anew(&mut self) {
+        if self.player.counted_at != self.tick {
+            (self.player.counted_at, self.player.inputs, self.player.resets) = (self.tick, 0, 0);
+        }
+    }
+
     fn reset_page(&mut self, reset: ResetPage) {
+        self.count_anew();
+        // What is not taken now is asked for again a second later.
+        if self.player.resets == RESETS_PER_TICK {
+            self.stats.inputs_dropped += 1;
+            return;
+        }
+        self.player.resets += 1;
         if let Stage::Playing { viewer, .. } = &mut self.player.stage {
             viewer.reset_page(reset.page);
         }
@@ -118,6 +135,7 @@ impl Inbound<'_> {
 mod tests {
     use super::*;
     use crate::queue::{WorldQueues, queues};
+    use shadowland_wire::block::PageId;
     use shadowland_wire::codec::Writer;
     use shadowland_wire::entity::EntityId;
     use shadowland_wire::message::client::Input;
@@ -174,6 +192,22 @@ mod tests {
         // In the next tick it goes on with what comes then.
         send(&mut player, &mut worker, &mut stats, 8, 1000);
         assert_eq!(numbers(&mut world), (993..=1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn pages_asked_for_again_are_bounded_per_tick() {
+        let (mut worker, _world) = queues(10);
+        let (mut player, mut stats) = (playing(), WorkerStats::default());
+        let mut ask = |tick, stats: &mut WorkerStats| {
+            let mut inbound = Inbound { player: &mut player, queues: &mut worker, stats, tick };
+            for _ in 0..100 {
+                inbound.reset_page(ResetPage { page: PageId::default() });
+            }
+        };
+        ask(1, &mut stats);
+        assert_eq!(stats.inputs_dropped, 92);
+        ask(2, &mut stats);
+        assert_eq!(stats.inputs_dropped, 184);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct WorkerStats {
     pub crowded_out: u64,
     /// Messages from players that their session allows and the world cannot read.
     pub bad_messages: u64,
-    /// Inputs that found the queue to the world full; clients repeat them.
+    /// Inputs that found the queue to the world full, and requests above what a tick has room for; clients repeat them.
     pub inputs_dropped: u64,
     /// Frames that were replaced by newer ones before this worker got to them.
     pub frames_skipped: u64,
