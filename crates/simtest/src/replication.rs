@@ -43,6 +43,9 @@ struct Player {
     input: u32,
     budget: usize,
     rtt_ticks: u32,
+    conditions: Conditions,
+    /// Until when nothing passes.
+    outage_until: u32,
     /// Fingerprint of all snapshots.
     traffic: DefaultHasher,
 }
@@ -57,10 +60,18 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
     let mut players: Vec<Player> =
         (0..random.random_range(2..8)).map(|_| join(&mut world, &mut random)).collect();
     let mut loose: Vec<EntityId> = Vec::new();
-    let ticks = random.random_range(120..400);
+    // Some runs outlive tombstones and empty pages.
+    let ticks = if random.random_ratio(1, 8) {
+        random.random_range(1_200..2_800)
+    } else {
+        random.random_range(120..400)
+    };
     let mut now_us = 0;
 
-    for _ in 0..ticks {
+    for tick in 0..ticks {
+        for player in &mut players {
+            player.weather(tick, &mut random);
+        }
         disturb(&mut world, &mut random, &mut players, &mut loose);
         step(&mut world, &mut frame, &mut encoder, &mut players, &mut now_us)?;
     }
@@ -75,6 +86,7 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
     for _ in 0..240 {
         step(&mut world, &mut frame, &mut encoder, &mut players, &mut now_us)?;
     }
+    truth::check_pages(&frame, world.entities())?;
     let mut outcome = Outcome::default();
     for player in &players {
         if let Some(difference) = truth::difference(&frame, player.handle, &player.viewer, &player.replica) {
@@ -134,7 +146,28 @@ fn join(world: &mut World, random: &mut Pcg32) -> Player {
         input: 0,
         budget: random.random_range(300..3_000),
         rtt_ticks: (2 * conditions.latency_us / TICK_US) as u32,
+        conditions,
+        outage_until: 0,
         traffic: DefaultHasher::new(),
+    }
+}
+
+impl Player {
+    /// Outages come and go: of one direction or of both, for a moment or for as long as a session lives without an answer.
+    fn weather(&mut self, tick: u32, random: &mut Pcg32) {
+        let outage = Conditions { loss: 1.0, ..self.conditions };
+        if tick >= self.outage_until {
+            self.down.set_conditions(self.conditions);
+            self.up.set_conditions(self.conditions);
+            if random.random_ratio(1, 500) {
+                let long = random.random_ratio(1, 4);
+                self.outage_until = tick + random.random_range(if long { 300..900 } else { 5..120 });
+                if random.random() {
+                    self.down.set_conditions(outage);
+                }
+                self.up.set_conditions(outage);
+            }
+        }
     }
 }
 
@@ -148,7 +181,16 @@ fn disturb(world: &mut World, random: &mut Pcg32, players: &mut [Player], loose:
                 yaw: random.random(),
                 buttons: Buttons(random.random_range(0..8)),
             };
-            send_input(world, player, input);
+            // Several at once are caught up with, two a tick.
+            for _ in 0..random.random_range(1..6) {
+                send_input(world, player, input);
+            }
+        }
+        if random.random_ratio(1, 200) {
+            let pages: Vec<_> = player.replica.pages().map(|(page, _)| page).collect();
+            if !pages.is_empty() {
+                player.viewer.reset_page(pages[random.random_range(0..pages.len())]);
+            }
         }
         if random.random_ratio(1, 300) {
             let point = random_point(world, random);

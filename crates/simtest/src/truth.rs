@@ -34,6 +34,30 @@ pub fn difference(frame: &Frame, player: PlayerHandle, viewer: &Viewer, replica:
     })
 }
 
+/// The pages are the world: everybody in it stands in exactly one page, at its place on the lattice, and nobody else
+/// stands in any.
+pub fn check_pages(
+    frame: &Frame,
+    entities: impl Iterator<Item = (EntityId, [f64; 3])>,
+) -> Result<(), Violation> {
+    let mut shown = BTreeMap::new();
+    for record in frame.all_pages().flat_map(|page| page.rows().map(|row| row.record)) {
+        if shown.insert(record.id, record.position).is_some() {
+            return Err(Violation(format!("{:?} stands in two pages", record.id)));
+        }
+    }
+    for (id, position_cm) in entities {
+        let expected = frame.lattice().quantize(position_cm);
+        if shown.remove(&id) != Some(expected) {
+            return Err(Violation(format!("{id:?} is at {expected:?} and in no page there")));
+        }
+    }
+    match shown.into_iter().next() {
+        Some((id, _)) => Err(Violation(format!("{id:?} is in a page and not in the world"))),
+        None => Ok(()),
+    }
+}
+
 /// Invariant 2: subscriptions cover the interest distance and reach beyond it by at most a cell's diagonal and
 /// the hysteresis.
 pub fn check_coverage(frame: &Frame, player: PlayerHandle, viewer: &Viewer) -> Result<(), Violation> {

@@ -7,6 +7,10 @@ use thiserror::Error;
 
 /// Most layers of interest.
 pub const MAX_LAYERS: usize = 4;
+/// Most entities that a world can hold; the indices of as many again as a quarter of them may rest.
+pub const MAX_ENTITIES: usize = 800_000;
+
+const _: () = assert!(crate::columns::indices_for(MAX_ENTITIES) < EntityId::MAX_INDEX as usize);
 
 /// A world's configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,12 +133,12 @@ impl WorldConfig {
             "at least 100 cm and below 2^29 steps",
         )?;
         require(
-            (1..EntityId::MAX_INDEX as usize).contains(&self.entity_capacity),
+            (1..=MAX_ENTITIES).contains(&self.entity_capacity),
             "entity_capacity",
-            "between 1 and 1,048,574",
+            "between 1 and 800,000",
         )?;
         require(
-            self.player_capacity + self.npcs <= self.entity_capacity,
+            self.player_capacity.saturating_add(self.npcs) <= self.entity_capacity,
             "entity_capacity",
             "at least player_capacity + npcs",
         )?;
@@ -199,7 +203,8 @@ impl WorldConfig {
     #[must_use]
     pub fn top_speed_cm_per_s(&self) -> f64 {
         let movement = &self.movement;
-        movement.sprint_cm_per_s.max(movement.walk_cm_per_s).max(movement.jump_cm_per_s)
+        let speeds = [movement.walk_cm_per_s, movement.crouch_cm_per_s, movement.jump_cm_per_s];
+        speeds.into_iter().fold(movement.sprint_cm_per_s, f64::max)
     }
 
     /// Sets size and player count so that a player has on average `others` others within `distance_cm`,

@@ -131,6 +131,11 @@ impl InputQueue {
         taken.into_iter().take(count)
     }
 
+    /// A tick without an input was simulated all the same: it earns no credit.
+    pub(crate) fn forfeit_tick(&mut self) {
+        self.credit = self.credit.saturating_sub(1);
+    }
+
     /// Number of the newest input that was simulated; 0 = none yet.
     pub(crate) fn processed(&self) -> u32 {
         self.processed

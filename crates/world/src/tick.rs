@@ -6,7 +6,7 @@ use glam::DVec3;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
 use shadowland_wire::block::EntityRecord;
-use shadowland_wire::entity::{EntityId, EntityType};
+use shadowland_wire::entity::{EntityId, EntityState, EntityType};
 use shadowland_wire::message::client::Input;
 use shadowland_wire::quantize::{Rotation, Velocity};
 
@@ -124,7 +124,9 @@ impl World {
         if self.columns.despawn(self.tick, id) {
             // Frames up to this tick have shown it, so it leaves in the next one.
             self.interest.remove(self.tick + 1, id);
-            self.creatures.remove(id);
+            if self.columns.kind[id.index()] == EntityType::Npc {
+                self.creatures.remove(id);
+            }
         }
     }
 
@@ -138,6 +140,11 @@ impl World {
     /// Stops or starts everything that moves by itself.
     pub fn pause_creatures(&mut self, paused: bool) {
         self.creatures.paused = paused;
+    }
+
+    /// Everybody in the world, by index, with the place in centimetres.
+    pub fn entities(&self) -> impl Iterator<Item = (EntityId, [f64; 3])> + '_ {
+        self.columns.iter().map(|id| (id, self.columns.position[id.index()].to_array()))
     }
 
     /// Where an entity is, in centimetres.
@@ -195,6 +202,13 @@ impl World {
             let mut moved = false;
             for input in player.inputs.take() {
                 body = movement::step(body, input, &config.movement, &config.map, config.tick_seconds());
+                moved = true;
+            }
+            // Silence keeps nobody in the air; the time in which one fell cannot be caught up with.
+            if !moved && body.state.contains(EntityState::AIRBORNE) {
+                let nothing = Input { yaw: body.yaw, ..Input::default() };
+                body = movement::step(body, nothing, &config.movement, &config.map, config.tick_seconds());
+                player.inputs.forfeit_tick();
                 moved = true;
             }
             if moved {
@@ -267,4 +281,42 @@ fn put_body(columns: &mut Columns, index: usize, body: &Body) {
 /// it well enough from one position to the next; what flies or drives keeps it for long.
 fn is_ballistic(kind: EntityType) -> bool {
     matches!(kind, EntityType::Projectile | EntityType::Vehicle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shadowland_wire::message::client::Buttons;
+
+    #[test]
+    fn who_jumps_and_falls_silent_comes_down() {
+        let mut world = World::new(WorldConfig { npcs: 0, ..WorldConfig::default() });
+        let player = world.join().unwrap();
+        for number in 1..=10 {
+            world.input(player, number, Input { buttons: Buttons::JUMP, ..Input::default() });
+            world.tick();
+        }
+        assert!(world.position_cm(player.entity).unwrap()[2] > 30.0);
+        (0..120).for_each(|_| world.tick());
+        assert_eq!(world.position_cm(player.entity).unwrap()[2], 0.0);
+    }
+
+    #[test]
+    fn the_same_seed_and_inputs_give_the_same_world() {
+        let run = |seed| {
+            let mut world = World::new(WorldConfig { seed, ..WorldConfig::default() });
+            let player = world.join().unwrap();
+            for number in 1..=200 {
+                world.input(
+                    player,
+                    number,
+                    Input { forward: 127, yaw: number as u16 * 300, ..Input::default() },
+                );
+                world.tick();
+            }
+            world.hash()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
 }

@@ -332,7 +332,7 @@ fn config(arguments: &Arguments) -> anyhow::Result<Config> {
     world.seed = arguments.seed;
     world.npcs = 0;
     world.player_capacity = players;
-    world.entity_capacity = players + 1_024;
+    world.entity_capacity = players;
     if let Some(cells) = arguments.cells_per_distance {
         world.layers.iter_mut().for_each(|layer| layer.cells_per_distance = cells);
     }

@@ -186,7 +186,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "world.entity_capacity",
         meaning: "Entities that memory is set aside for; at least session.max_players + world.npcs.",
-        kind: Kind::Whole { min: 1, max: 1_000_000 },
+        kind: Kind::Whole { min: 1, max: 800_000 },
         default: || Value::Whole(32_768),
     },
     Setting {

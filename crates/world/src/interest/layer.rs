@@ -9,7 +9,7 @@ use crate::{Tick, WorldConfig};
 
 /// Steps by which an entity may be outside of its cell before it goes to the next: who walks along a border
 /// does not change cells all the time.
-const HYSTERESIS_STEPS: i32 = 2;
+const HYSTERESIS_STEPS: i64 = 2;
 
 /// The grid of one layer.
 #[derive(Debug, Clone)]
@@ -22,8 +22,7 @@ pub struct Layer {
     /// Cells per axis.
     dimensions: [u32; 3],
     distance: u32,
-    /// Greatest distance per axis and tick, in steps.
-    step: f64,
+    max_step: u32,
 }
 
 /// All layers, by growing distance.
@@ -42,7 +41,10 @@ impl Layers {
     pub fn new(config: &WorldConfig) -> Self {
         assert!((1..=MAX_LAYERS).contains(&config.layers.len()), "one to {MAX_LAYERS} layers");
         let lattice = config.lattice();
-        let step = config.top_speed_cm_per_s() * config.tick_seconds() / lattice.step_cm();
+        // Rounding both ends of a step to the lattice makes it longer by less than one: an exact 15.0 becomes 15 or,
+        // where the fractions allow, 16.
+        let exact = config.top_speed_cm_per_s() * config.tick_seconds() / lattice.step_cm();
+        let max_step = (exact.floor() as u32).saturating_add(1);
         let map = [config.map.size_cm, config.map.size_cm, config.map.height_cm].map(|cm| lattice.steps(cm));
         let mut first_cell = 0;
         let mut layers = Vec::new();
@@ -53,7 +55,7 @@ impl Layers {
             let side = [edge, edge, distance.max(1) as i32];
             let low = [-(map[0] as i32 / 2) - 1, -(map[1] as i32 / 2) - 1, -1];
             let dimensions = [0, 1, 2].map(|axis| (map[axis] + 2).div_ceil(side[axis] as u32).max(1));
-            layers.push(Layer { first_cell, origin: low, side, dimensions, distance, step });
+            layers.push(Layer { first_cell, origin: low, side, dimensions, distance, max_step });
             first_cell += dimensions.iter().product::<u32>();
         }
         let of_kind = EntityType::ALL.map(|kind| {
@@ -90,19 +92,19 @@ impl Layer {
         self.distance
     }
 
-    /// The greatest distance per axis that its entities move in a tick, in steps.
+    /// The greatest distance per axis that its entities move in a tick, in steps; what moves farther has hurried or
+    /// teleported.
     #[must_use]
     #[inline]
     pub fn max_step(&self) -> u32 {
-        self.reach(1)
+        self.max_step
     }
 
-    /// The greatest distance per axis that its entities move in so many ticks, in steps.
+    /// The greatest distance per axis that its entities move in so many ticks without hurrying, in steps.
     #[must_use]
     #[inline]
     pub fn reach(&self, ticks: Tick) -> u32 {
-        // Rounding both ends to the lattice adds one.
-        (f64::from(ticks) * self.step).ceil() as u32 + 1
+        ticks.saturating_mul(self.max_step)
     }
 
     /// Length of a cell's diagonal, in steps.
@@ -132,9 +134,10 @@ impl Layer {
         let at = self.coordinates(cell);
         let values = position.to_array();
         (0..3).all(|axis| {
-            let low = self.origin[axis] + at[axis] as i32 * self.side[axis];
-            let beyond_low = values[axis] < low - HYSTERESIS_STEPS && at[axis] > 0;
-            let beyond_high = values[axis] >= low + self.side[axis] + HYSTERESIS_STEPS
+            let low = i64::from(self.origin[axis]) + i64::from(at[axis]) * i64::from(self.side[axis]);
+            let value = i64::from(values[axis]);
+            let beyond_low = value < low - HYSTERESIS_STEPS && at[axis] > 0;
+            let beyond_high = value >= low + i64::from(self.side[axis]) + HYSTERESIS_STEPS
                 && at[axis] + 1 < self.dimensions[axis];
             !beyond_low && !beyond_high
         })

@@ -14,11 +14,12 @@ pub use page::{Page, PageHeader, Pages, Row, Stone};
 
 use shadowland_wire::block::{CellId, EntityRecord, PageId};
 use shadowland_wire::entity::EntityId;
-use shadowland_wire::limits::{PAGE_SLOTS, PAGES_PER_CELL};
+use shadowland_wire::limits::PAGES_PER_CELL;
 
+use crate::columns::indices_for;
 use crate::{Tick, WorldConfig};
 
-/// How long a tombstone lives at most, in ticks: longer than a session without an answer does (15 s).
+/// How long a tombstone is kept at least, in ticks: 17 s, longer than a client is usually waited for.
 pub const TOMBSTONE_TICKS: Tick = 1024;
 /// No page: the end of a chain.
 pub const NO_PAGE: u32 = u32::MAX;
@@ -51,7 +52,7 @@ impl Interest {
             cells: CellTable::default(),
             pages: Pages::default(),
             free_pages: Vec::new(),
-            places: vec![None; config.entity_capacity],
+            places: vec![None; indices_for(config.entity_capacity)],
             sweep: 0,
         }
     }
@@ -74,7 +75,8 @@ impl Interest {
         &self.pages
     }
 
-    /// Brings an entity's row up to date at the end of a tick: it enters, changes, or goes to another cell.
+    /// Brings an entity's row up to date at the end of a tick: it enters, changes, or goes to another cell. A cell in
+    /// which a hundred thousand stand already shows no more of them.
     pub fn update(&mut self, now: Tick, record: &EntityRecord) {
         let index = record.id.index();
         let layer = self.layers.of(record.kind);
@@ -86,14 +88,14 @@ impl Interest {
                 return;
             }
             let to = self.free_place(now, layer.cell_at(record.position));
-            let destination = self.pages.page(to.page).id();
-            self.pages.leave(place.page, now, place.slot, Some(destination));
-            self.pages.enter(to.page, now, to.slot, record);
-            self.places[index] = Some(to);
+            let destination = to.map(|to| self.pages.page(to.page).id());
+            self.pages.leave(place.page, now, place.slot, destination);
+            self.places[index] = to;
         } else {
-            let place = self.free_place(now, layer.cell_at(record.position));
+            self.places[index] = self.free_place(now, layer.cell_at(record.position));
+        }
+        if let Some(place) = self.places[index] {
             self.pages.enter(place.page, now, place.slot, record);
-            self.places[index] = Some(place);
         }
     }
 
@@ -120,25 +122,22 @@ impl Interest {
         }
     }
 
-    /// A free slot of the cell, in a new page if need be.
-    fn free_place(&mut self, now: Tick, cell: CellId) -> Place {
+    /// A free slot of the cell, in a new page if need be; `None` when it has all the pages that it can have.
+    fn free_place(&mut self, now: Tick, cell: CellId) -> Option<Place> {
         let mut last = NO_PAGE;
         let mut number = 0;
         let mut next = self.cells.get(cell);
         while let Some(header) = self.pages.header(next) {
             if let Some(slot) = self.pages.free_slot(next) {
-                return Place { page: next, slot };
+                return Some(Place { page: next, slot });
             }
             last = next;
             next = header.next;
             number += 1;
         }
-        // An entity capacity of 2^20 and pages of 24 keep well below the limit in any but a degenerate map.
-        assert!(
-            number < PAGES_PER_CELL,
-            "a cell holds at most {} entities",
-            PAGES_PER_CELL as usize * PAGE_SLOTS
-        );
+        if number == PAGES_PER_CELL {
+            return None;
+        }
         let id = PageId { cell, number: number as u16 };
         let new = self.pages.open(self.free_pages.pop(), now, id);
         if last == NO_PAGE {
@@ -146,7 +145,7 @@ impl Interest {
         } else {
             self.pages.set_next(last, new);
         }
-        Place { page: new, slot: 0 }
+        Some(Place { page: new, slot: 0 })
     }
 
     /// Releases the last page of a cell if it has been empty for long. Only the last one goes, so that the

@@ -204,7 +204,7 @@ impl Pages {
                 }
             }
             // Tombstones expire without being a change.
-            if !same || mine.floor != theirs.floor {
+            if !same || mine.floor != theirs.floor || mine.stone_count != theirs.stone_count {
                 self.stones[index] = other.stones[index];
             }
             *mine = *theirs;
@@ -395,6 +395,19 @@ mod tests {
         pages.expire_tombstones(0, 5 + TOMBSTONE_TICKS);
         copy.copy_from(&pages);
         assert_eq!((copy.header(0).unwrap().floor, copy.page(0).stones().len()), (4, 0));
+        // Two that left in the same tick and expire one after the other leave the floor as it is.
+        pages.enter(0, 2_000, 1, &record(6, 1));
+        pages.enter(0, 2_000, 2, &record(7, 1));
+        pages.leave(0, 2_001, 1, None);
+        pages.leave(0, 2_001, 2, None);
+        pages.enter(0, 2_002, 1, &record(8, 1));
+        pages.leave(0, 2_003, 1, None);
+        pages.evict_stones(0, 1);
+        copy.copy_from(&pages);
+        pages.evict_stones(0, 1);
+        copy.copy_from(&pages);
+        let left = |pages: &Pages| pages.page(0).stones().iter().map(|stone| stone.id).collect::<Vec<_>>();
+        assert_eq!(left(&copy), left(&pages));
         pages.close(0);
         copy.copy_from(&pages);
         assert_eq!(copy.iter().count(), 0);

@@ -15,7 +15,7 @@ use crate::interest::{Layer, Page, Row};
 /// A block may rely on blocks that are still on their way, as far as this many ticks back. Every block tells all
 /// comings and goings of as many ticks, and its low-bits positions cover as much movement: so a viewer who missed
 /// some of those blocks, or gets them late, never takes one entity for another and reads every position right.
-pub(super) const OPTIMISTIC_TICKS: Tick = 16;
+pub(super) const OPTIMISTIC_TICKS: Tick = 15;
 /// Most bits of a low-bits position that a block can announce.
 const MAX_LOW_BITS: u32 = 31;
 
@@ -161,7 +161,8 @@ impl Plan {
         let window = age.max(OPTIMISTIC_TICKS);
         let held = now.saturating_sub(window);
         for stone in page.stones().iter().filter(|stone| stone.left > held) {
-            let age = u16::try_from(now - stone.left).unwrap_or(u16::MAX);
+            // Who is removed between two ticks leaves in the next one.
+            let age = u16::try_from(now.saturating_sub(stone.left)).unwrap_or(u16::MAX);
             self.tombstones[self.tombstone_count] =
                 Tombstone { id: stone.id, age, destination: stone.destination };
             self.tombstone_count += 1;

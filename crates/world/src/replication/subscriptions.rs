@@ -2,10 +2,11 @@
 
 use shadowland_wire::block::{AgeCode, CellId, PageId};
 use shadowland_wire::lattice::LatticePosition;
-use shadowland_wire::limits::CLOSES_PER_SNAPSHOT;
+use shadowland_wire::limits::{CLIENT_ENTITIES, CLIENT_PAGES, CLOSES_PER_SNAPSHOT, PAGE_SLOTS};
 use shadowland_wire::message::server::Close;
 
 use super::ledger::{Ledger, Reference};
+use super::viewer::Due;
 use super::{Encoder, Frame};
 use crate::Tick;
 use crate::interest::{Layer, NO_PAGE, PageHeader, TOMBSTONE_TICKS};
@@ -15,8 +16,10 @@ use crate::interest::{Layer, NO_PAGE, PageHeader, TOMBSTONE_TICKS};
 const SLACK_PER_EDGE: f64 = 1.0 / 32.0;
 /// A cell is dropped only when it is farther away than one that would be added, by this part of its edge.
 const HYSTERESIS_PER_EDGE: f64 = 1.0 / 16.0;
-/// Entries that a viewer can have; what lies farther away is not seen then.
-const MAX_ENTRIES: usize = u16::MAX as usize - 1;
+/// Entries that a viewer can have: pages of as many entities as a client keeps. What has no entry is not seen.
+const MAX_ENTRIES: usize = CLIENT_ENTITIES / PAGE_SLOTS;
+
+const _: () = assert!(MAX_ENTRIES < CLIENT_PAGES && MAX_ENTRIES < NEW as usize);
 
 /// What the viewer has of one page: the part that is looked at whenever the page has its turn. Every cell that
 /// the viewer sees has at least the entry of page 0.
@@ -94,6 +97,8 @@ pub(super) struct Subscriptions {
     ends: Vec<u16>,
     /// A page was seen that has no entry yet.
     incomplete: bool,
+    /// A cell was closed while turns were taken: what is already due of it must not go out.
+    closed_in_turn: bool,
     /// Entries of which a block is due that did not fit.
     waiting: Vec<u16>,
     closes: Vec<PendingClose>,
@@ -321,7 +326,7 @@ impl Subscriptions {
             _ => {
                 page_index = frame.index_of(entry.page);
                 let Some(header) = frame.pages().header(page_index) else {
-                    self.released(index, frame.tick());
+                    self.forget_released(index, frame.tick());
                     return None;
                 };
                 entry.page_index = page_index;
@@ -342,7 +347,7 @@ impl Subscriptions {
 
     /// The world has released the page. It had been empty for as long as a tombstone lives: a viewer whose
     /// baseline is younger knows that already, and for any other the cell starts from scratch.
-    fn released(&mut self, index: u16, now: Tick) {
+    fn forget_released(&mut self, index: u16, now: Tick) {
         let entry = *self.entry(index);
         if entry.sent == 0 && entry.baseline == 0 {
             return;
@@ -356,12 +361,20 @@ impl Subscriptions {
         let was_sent =
             self.find(PageId { cell, number: 0 }).is_some_and(|first| self.details[first].cell_was_sent);
         if self.close(cell, was_sent, now) {
+            self.closed_in_turn = true;
             for index in 0..self.entries.len() {
                 if self.entries[index].page.cell == cell {
                     self.reset_entry(index as u16, now);
                     self.details[index].cell_was_sent = false;
                 }
             }
+        }
+    }
+
+    /// Takes out what is due of cells that were closed while turns were taken.
+    pub(super) fn drop_closed(&mut self, due: &mut Vec<Due>) {
+        if std::mem::take(&mut self.closed_in_turn) {
+            due.retain(|due| !self.entry(due.entry).held);
         }
     }
 
@@ -449,7 +462,10 @@ impl Subscriptions {
     /// The viewer could not apply a page: what was sent so far counts for nothing.
     pub(super) fn reset(&mut self, page: PageId, now: Tick) {
         if let Some(index) = self.find(page) {
+            let was_sent = self.entries[index].sent != 0;
             self.reset_entry(index as u16, now);
+            // It may show somebody there: if nobody is, it has to be told.
+            self.entries[index].sent = Tick::from(was_sent);
         }
     }
 

@@ -52,7 +52,7 @@ pub(super) struct Due {
     age: AgeCode,
     /// The age of the block on its way on which this one relies; 0 = on none.
     relies_on_age: u8,
-    entry: u16,
+    pub(super) entry: u16,
     body: Body,
 }
 
@@ -161,6 +161,7 @@ impl Viewer {
             }
         }
         encoder.turns = turns;
+        self.subscriptions.drop_closed(&mut encoder.due);
     }
 
     /// Whether a block of a page is due whose turn it is: the age of its baseline, and of the block on which it
@@ -282,7 +283,7 @@ impl Snapshot<'_> {
             if need > writer.remaining() {
                 break;
             }
-            if self.used + need > self.budget_bytes && self.used > 0 {
+            if self.used + need > self.budget_bytes && (self.used > 0 || self.budget_bytes == 0) {
                 self.used = self.budget_bytes;
                 break;
             }
