@@ -14,8 +14,6 @@ use shadowland_wire::message::server::{Close, OwnerRecord, SnapshotHeader};
 const CLOSED_MEMORY_TICKS: u32 = 1024;
 /// Closed cells that are remembered before expired ones are looked for.
 const CLOSED_SWEEP: usize = 256;
-/// Pages that can wait for a reset at once; the server sends what is not asked for again anyway.
-const PENDING_RESETS: usize = 64;
 
 /// Is told what a snapshot changes, while it is applied.
 pub trait Watcher {
@@ -112,7 +110,8 @@ pub struct Replica {
     by_page: FxHashMap<PageId, u32>,
     /// When cells were closed, so that a late block does not open them again (rule 5).
     closed: FxHashMap<CellId, u32>,
-    resets: Vec<PageId>,
+    /// Pages that have to be asked for, with the tick of the newest block that could not be applied (rule 6).
+    resets: FxHashMap<PageId, u32>,
     /// Scratch of the decoder.
     block: Block,
 }
@@ -161,9 +160,10 @@ impl Replica {
         })
     }
 
-    /// The pages that could not be applied and have to be asked for again; each is told once.
-    pub fn take_resets(&mut self) -> impl Iterator<Item = PageId> + '_ {
-        self.resets.drain(..)
+    /// The pages that could not be applied and have to be asked for, in no particular order; each until it came
+    /// complete or its cell was closed, for the server may have no further block that would tell of it.
+    pub fn resets(&self) -> impl ExactSizeIterator<Item = PageId> + '_ {
+        self.resets.keys().copied()
     }
 
     /// Applies the body of a Snapshot message.
@@ -236,10 +236,7 @@ impl Replica {
         // The server raises the baseline of a page in which nothing changes without a word, so it may be newer
         // than the last block that was applied; but there must have been one.
         let Some(page) = known else {
-            // Rule 6.
-            if self.resets.len() < PENDING_RESETS && !self.resets.contains(&header.page) {
-                self.resets.push(header.page);
-            }
+            self.queue_reset(header.page, tick)?;
             return Ok(false);
         };
         for tombstone in &block.tombstones {
@@ -255,6 +252,16 @@ impl Replica {
         }
         self.pages[page as usize].applied = tick.max(before);
         Ok(true)
+    }
+
+    /// Rule 6. The packet is acknowledged all the same, so nobody else remembers that the page is missing.
+    fn queue_reset(&mut self, page: PageId, tick: u32) -> Result<(), DecodeError> {
+        if self.resets.len() == CLIENT_PAGES && !self.resets.contains_key(&page) {
+            return Err(DecodeError::LimitExceeded("pages to be asked for"));
+        }
+        let newest = self.resets.entry(page).or_insert(tick);
+        *newest = tick.max(*newest);
+        Ok(())
     }
 
     fn owns(&self, page: u32, id: EntityId) -> bool {
@@ -398,6 +405,7 @@ impl Replica {
             return;
         }
         *closed = at;
+        self.resets.retain(|page, &mut tick| page.cell != cell || tick > at);
         // Closing is rare, so the pages are searched rather than indexed by cell.
         for page in 0..self.pages.len() {
             let PageState { id, applied, .. } = self.pages[page];
@@ -430,6 +438,7 @@ impl Replica {
             }
         };
         self.by_page.insert(id, page);
+        self.resets.remove(&id);
         Ok(page)
     }
 

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use rand::CryptoRng;
+use rustc_hash::FxHashMap;
 use shadowland_proto::{
     Channel, CloseReason, ConnectConfig, ConnectError, Connecting, Connection, DisconnectReason, DropReason,
     Receiver, State, Time,
@@ -34,8 +35,9 @@ const REPEATED_INPUTS: usize = 4;
 /// A page is not asked for again before this: the request is reliable, and until it arrives the server goes on
 /// sending what cannot be applied.
 const RESET_PAUSE: Duration = Duration::from_secs(1);
-/// Pages whose requests are remembered for that.
-const RESETS_REMEMBERED: usize = 16;
+/// Pages that are asked for together, and the pause until the next ones: a server ignores more in a tick.
+const RESETS_AT_ONCE: u64 = 8;
+const RESETS_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What happened to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,11 +157,7 @@ impl Session {
                 };
                 let result = connection.handle(now, datagram, &mut inbound);
                 let Inbound { welcome, unreadable, .. } = inbound;
-                for page in self.replica.take_resets() {
-                    if self.resets.is_wanted(now, page) && ask_for(connection, page) {
-                        self.stats.resets += 1;
-                    }
-                }
+                self.stats.resets += self.resets.send(now, &self.replica, |page| ask_for(connection, page));
                 if let Some(welcome) = welcome {
                     self.welcome = Some(welcome);
                     self.events.push_back(Event::Welcomed(welcome));
@@ -212,7 +210,10 @@ impl Session {
     pub fn next_timeout(&self) -> Option<Time> {
         match &self.phase {
             Phase::Connecting(connecting) => connecting.next_timeout(),
-            Phase::Connected(connection) => connection.next_timeout(),
+            Phase::Connected(connection) => {
+                let times = [connection.next_timeout(), self.resets.next];
+                times.into_iter().flatten().min()
+            }
             Phase::Over(_) => None,
         }
     }
@@ -227,6 +228,7 @@ impl Session {
             }
             Phase::Connected(connection) => {
                 connection.on_timeout(now);
+                self.stats.resets += self.resets.send(now, &self.replica, |page| ask_for(connection, page));
                 self.notice_close();
             }
             Phase::Over(_) => {}
@@ -324,7 +326,7 @@ impl Session {
     }
 }
 
-/// Asks the server for a page from scratch; `false` when there is no room, and then a later block will ask anew.
+/// Asks the server for a page from scratch; `false` when there is no room for the request now.
 fn ask_for(connection: &mut Connection, page: PageId) -> bool {
     let mut body = [0; 16];
     let mut writer = Writer::new(&mut body);
@@ -401,30 +403,57 @@ impl Inputs {
     }
 }
 
-/// The pages that were asked for lately; the oldest request gives way.
+/// The pages that were asked for within the last [`RESET_PAUSE`].
 #[derive(Debug, Default)]
 struct Resets {
-    asked: [Option<(PageId, Time)>; RESETS_REMEMBERED],
-    next: usize,
+    asked: FxHashMap<PageId, Time>,
+    /// No page is asked for before this.
+    resume: Time,
+    /// When the next page that has to wait may be asked for.
+    next: Option<Time>,
 }
 
 impl Resets {
-    /// Whether the page is to be asked for now; if so, remembers it.
-    fn is_wanted(&mut self, now: Time, page: PageId) -> bool {
-        let recent = |&(asked, at): &(PageId, Time)| asked == page && now - at < RESET_PAUSE;
-        if self.asked.iter().flatten().any(recent) {
-            return false;
+    /// Sends a request by `ask` for the pages that the replica lacks and that were not asked for lately, and
+    /// returns how many were sent. What `ask` refuses is tried again at the next call.
+    fn send(&mut self, now: Time, replica: &Replica, mut ask: impl FnMut(PageId) -> bool) -> u64 {
+        self.next = None;
+        if replica.resets().len() == 0 {
+            return 0;
         }
-        self.asked[self.next] = Some((page, now));
-        self.next = (self.next + 1) % RESETS_REMEMBERED;
-        true
+        if now < self.resume {
+            self.next = Some(self.resume);
+            return 0;
+        }
+        self.asked.retain(|_, &mut at| now - at < RESET_PAUSE);
+        let mut sent = 0;
+        for page in replica.resets() {
+            let due = match self.asked.get(&page) {
+                Some(&at) => at + RESET_PAUSE,
+                None if sent == RESETS_AT_ONCE => now + RESETS_INTERVAL,
+                None if ask(page) => {
+                    sent += 1;
+                    self.asked.insert(page, now);
+                    now + RESET_PAUSE
+                }
+                // Room is made by acknowledgements, and after each datagram this is called.
+                None => break,
+            };
+            self.next = Some(self.next.map_or(due, |next| next.min(due)));
+        }
+        if sent > 0 {
+            self.resume = now + RESETS_INTERVAL;
+        }
+        sent
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shadowland_wire::block::CellId;
+    use shadowland_wire::block::{AgeCode, BlockHeader, CellId};
+    use shadowland_wire::limits::CLIENT_PAGES;
+    use shadowland_wire::message::server::{Close, SnapshotHeader};
 
     fn sent(inputs: &mut Inputs) -> Vec<(u32, i8)> {
         let message = inputs.message().expect("there are unsent inputs");
@@ -457,14 +486,79 @@ mod tests {
         assert_eq!(numbers, (21..=28).collect::<Vec<_>>(), "as many as a message carries");
     }
 
+    fn page(cell: u32) -> PageId {
+        PageId { cell: CellId(cell), number: 0 }
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::from_micros(ms * 1_000)
+    }
+
+    /// Applies what cannot be applied: a block with a baseline of each of these cells.
+    fn lack(replica: &mut Replica, tick: u32, cells: std::ops::Range<u32>) {
+        for cell in cells {
+            let mut body = [0; 64];
+            let mut writer = Writer::new(&mut body);
+            SnapshotHeader { tick, last_input: 0, owner: None }.encode(&mut writer).unwrap();
+            Close::encode_all([].into_iter(), &mut writer).unwrap();
+            let header = BlockHeader { page: page(cell), age: AgeCode::covering(1) };
+            header.encode(&mut writer, &mut CellId(0)).unwrap();
+            // Rich, without tombstones, enters and updates.
+            writer.bytes(&[1]).unwrap();
+            assert_eq!(replica.apply_snapshot(writer.written(), &mut ()).unwrap().skipped, 1);
+        }
+    }
+
     #[test]
-    fn a_page_is_asked_for_once_a_second() {
-        let mut resets = Resets::default();
-        let page = |cell| PageId { cell: CellId(cell), number: 0 };
-        let at = |ms: u64| Time::from_micros(ms * 1_000);
-        assert!(resets.is_wanted(at(0), page(1)));
-        assert!(!resets.is_wanted(at(900), page(1)));
-        assert!(resets.is_wanted(at(900), page(2)));
-        assert!(resets.is_wanted(at(1_000), page(1)));
+    fn a_page_is_asked_for_once_a_second_until_it_is_there() {
+        let (mut resets, mut replica) = (Resets::default(), Replica::new());
+        lack(&mut replica, 1, 1..2);
+        assert_eq!(resets.send(at(0), &replica, |_| true), 1);
+        assert_eq!(resets.next, Some(at(1_000)));
+        lack(&mut replica, 2, 1..3);
+        assert_eq!(resets.send(at(10), &replica, |_| true), 0);
+        assert_eq!(resets.next, Some(at(20)));
+        assert_eq!(resets.send(at(900), &replica, |page| page.cell == CellId(2)), 1);
+        // Nothing more comes of the first page, and the request may have been ignored.
+        assert_eq!(resets.send(at(920), &replica, |_| true), 0);
+        assert_eq!(resets.next, Some(at(1_000)));
+        assert_eq!(resets.send(at(1_000), &replica, |page| page.cell == CellId(1)), 1);
+        assert_eq!(replica.resets().len(), 2);
+    }
+
+    #[test]
+    fn requests_without_room_wait_however_many_they_are() {
+        let (mut resets, mut replica) = (Resets::default(), Replica::new());
+        lack(&mut replica, 1, 0..300);
+        assert_eq!(resets.send(at(0), &replica, |_| false), 0);
+        let mut asked = std::collections::HashSet::new();
+        for call in 1..=38 {
+            let sent = resets.send(at(call * 20), &replica, |page| asked.insert(page));
+            assert_eq!(sent, if call < 38 { 8 } else { 4 }, "call {call}");
+        }
+        assert_eq!(asked.len(), 300);
+    }
+
+    #[test]
+    fn who_lacks_more_pages_than_there_can_be_has_a_faulty_server() {
+        let mut replica = Replica::new();
+        lack(&mut replica, 1, 0..CLIENT_PAGES as u32);
+        let mut body = [0; 64];
+        let mut writer = Writer::new(&mut body);
+        SnapshotHeader { tick: 2, last_input: 0, owner: None }.encode(&mut writer).unwrap();
+        // A close takes back what its cell's pages were to be asked for, unless a newer block lacked them.
+        let closes = [Close { cell: CellId(7), age: 1 }, Close { cell: CellId(8), age: 2 }];
+        Close::encode_all(closes.into_iter(), &mut writer).unwrap();
+        replica.apply_snapshot(writer.written(), &mut ()).unwrap();
+        assert_eq!(replica.resets().len(), CLIENT_PAGES - 1);
+        lack(&mut replica, 3, 7..8);
+        let mut writer = Writer::new(&mut body);
+        SnapshotHeader { tick: 3, last_input: 0, owner: None }.encode(&mut writer).unwrap();
+        Close::encode_all([].into_iter(), &mut writer).unwrap();
+        let header = BlockHeader { page: page(CLIENT_PAGES as u32), age: AgeCode::covering(1) };
+        header.encode(&mut writer, &mut CellId(0)).unwrap();
+        writer.bytes(&[1]).unwrap();
+        let refused = replica.apply_snapshot(writer.written(), &mut ());
+        assert_eq!(refused, Err(DecodeError::LimitExceeded("pages to be asked for")));
     }
 }

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Blocks, Lab, PAGE, TICK, walker};
 use shadowland_client::{ConnectError, End, EntityId, Event, View};
 use shadowland_proto::{CloseReason, DisconnectReason, State};
@@ -50,6 +52,21 @@ fn a_page_without_its_baseline_is_asked_for_once() {
     lab.step(Some(Blocks::Since(1)), &mut ());
     assert_eq!(lab.session.replica().entity(EntityId::new(9, 0)), Some(&lab.walkers[9]));
     assert_eq!(lab.heard.resets, [PAGE]);
+}
+
+#[test]
+fn a_page_that_could_not_be_asked_for_yet_is_asked_for_though_nothing_more_comes_of_it() {
+    let mut lab = Lab::playing();
+    lab.step(Some(Blocks::Since(4)), &mut ());
+    lab.step(None, &mut ());
+    assert_eq!(lab.heard.resets, [PAGE]);
+    // The server forgets the request, and says something once, within the pause.
+    lab.step(Some(Blocks::Since(4)), &mut ());
+    assert!(lab.session.next_timeout().unwrap() - lab.now <= Duration::from_secs(1));
+    for _ in 0..70 {
+        lab.step(None, &mut ());
+    }
+    assert_eq!(lab.heard.resets, [PAGE, PAGE]);
 }
 
 #[test]

@@ -301,7 +301,7 @@ fn receive_snapshots(player: &mut Player, now_us: u64) -> Result<(), Violation> 
             .map_err(|error| Violation(format!("a snapshot is refused: {error}")))?;
         heard = true;
         // With acknowledgements after application this never happens; if it does, it is a bug.
-        if let Some(page) = player.replica.take_resets().next() {
+        if let Some(page) = player.replica.resets().next() {
             return Err(Violation(format!("page {page:?} lacks its baseline")));
         }
     }

@@ -54,7 +54,7 @@ pub const TOKEN_BYTES: usize = 256;
 pub const PAGE_SLOTS: usize = 24;
 /// Tombstones that a page remembers; an evicted one raises the page's floor.
 pub const PAGE_TOMBSTONES: usize = 16;
-/// Pages that a client keeps; above it the server is at fault.
+/// Pages that a client keeps open, and that it has yet to ask for; above it the server is at fault.
 pub const CLIENT_PAGES: usize = 8192;
 /// Entities that a client keeps; above it the server is at fault.
 pub const CLIENT_ENTITIES: usize = 65_536;
