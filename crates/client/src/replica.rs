@@ -2,18 +2,18 @@
 //! ("Replication"), which make every copy converge to the server's truth under loss, duplication and
 //! reordering, are implemented here and nowhere else.
 
+use std::collections::VecDeque;
+
 use rustc_hash::FxHashMap;
 use shadowland_wire::block::{AgeCode, Block, BlockHeader, CellId, EntityRecord, PageId, Tombstone, Update};
 use shadowland_wire::codec::{DecodeError, Reader};
 use shadowland_wire::entity::{EntityDelta, EntityId};
-use shadowland_wire::limits::{CLIENT_ENTITIES, CLIENT_PAGES, PAGE_SLOTS};
+use shadowland_wire::limits::{CLIENT_CLOSES, CLIENT_ENTITIES, CLIENT_PAGES, PAGE_SLOTS};
 use shadowland_wire::message::server::{Close, OwnerRecord, SnapshotHeader};
 
 /// Ticks for which a closed cell is remembered: no packet is on its way for so long (17 s at 60 Hz; a session
 /// ends after 15 s without an answer).
 const CLOSED_MEMORY_TICKS: u32 = 1024;
-/// Closed cells that are remembered before expired ones are looked for.
-const CLOSED_SWEEP: usize = 256;
 
 /// Is told what a snapshot changes, while it is applied.
 pub trait Watcher {
@@ -84,6 +84,51 @@ struct PageState {
     slots: [(EntityId, u32); PAGE_SLOTS],
 }
 
+/// The closes of the last [`CLOSED_MEMORY_TICKS`].
+#[derive(Debug, Default)]
+struct Closed {
+    /// The newest close of each cell.
+    ticks: FxHashMap<CellId, u32>,
+    /// The same and those that are superseded, in the order in which they are forgotten.
+    order: VecDeque<HeardClose>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct HeardClose {
+    heard: u32,
+    cell: CellId,
+    at: u32,
+}
+
+impl Closed {
+    /// When the cell was closed last; 0 = not lately.
+    fn tick_of(&self, cell: CellId) -> u32 {
+        self.ticks.get(&cell).copied().unwrap_or(0)
+    }
+
+    /// Remembers that a cell was closed, unless a close as new is known: then `false`. `now` is the newest tick
+    /// that was heard of.
+    fn remember(&mut self, cell: CellId, at: u32, now: u32) -> Result<bool, DecodeError> {
+        if self.tick_of(cell) >= at {
+            return Ok(false);
+        }
+        while let Some(&oldest) = self.order.front()
+            && now.saturating_sub(oldest.heard) >= CLOSED_MEMORY_TICKS
+        {
+            self.order.pop_front();
+            if self.tick_of(oldest.cell) == oldest.at {
+                self.ticks.remove(&oldest.cell);
+            }
+        }
+        if self.order.len() == CLIENT_CLOSES {
+            return Err(DecodeError::LimitExceeded("closes that are remembered"));
+        }
+        self.ticks.insert(cell, at);
+        self.order.push_back(HeardClose { heard: now, cell, at });
+        Ok(true)
+    }
+}
+
 /// What a snapshot was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
@@ -109,7 +154,7 @@ pub struct Replica {
     free_pages: Vec<u32>,
     by_page: FxHashMap<PageId, u32>,
     /// When cells were closed, so that a late block does not open them again (rule 5).
-    closed: FxHashMap<CellId, u32>,
+    closed: Closed,
     /// Pages that have to be asked for, with the tick of the newest block that could not be applied (rule 6).
     resets: FxHashMap<PageId, u32>,
     /// Scratch of the decoder.
@@ -187,7 +232,7 @@ impl Replica {
         for _ in 0..Close::decode_count(&mut reader)? {
             let close = Close::decode(&mut reader)?;
             let at = header.tick.checked_sub(close.age).ok_or(DecodeError::BadValue("age of a close"))?;
-            self.close(close.cell, at, watcher);
+            self.close(close.cell, at, watcher)?;
         }
         let mut applied = Applied { tick: header.tick, blocks: 0, skipped: 0 };
         let mut previous = CellId(0);
@@ -218,7 +263,7 @@ impl Replica {
         let known = self.by_page.get(&header.page).copied();
         let before = known.map_or(0, |page| self.pages[page as usize].applied);
         let late = tick < before;
-        let closed = self.closed.get(&header.page.cell).copied().unwrap_or(0);
+        let closed = self.closed.tick_of(header.page.cell);
         let complete = known.map_or(0, |page| self.pages[page as usize].complete);
         // A complete block supersedes what is older (rule 2), and so does a close (rule 5).
         let superseded = tick <= complete || tick <= closed || (late && header.age == AgeCode::FULL);
@@ -399,12 +444,10 @@ impl Replica {
     }
 
     /// Rule 5: removes everything that the cell's pages own, unless a newer block was applied.
-    fn close(&mut self, cell: CellId, at: u32, watcher: &mut impl Watcher) {
-        let closed = self.closed.entry(cell).or_insert(0);
-        if *closed >= at {
-            return;
+    fn close(&mut self, cell: CellId, at: u32, watcher: &mut impl Watcher) -> Result<(), DecodeError> {
+        if !self.closed.remember(cell, at, self.tick)? {
+            return Ok(());
         }
-        *closed = at;
         self.resets.retain(|page, &mut tick| page.cell != cell || tick > at);
         // Closing is rare, so the pages are searched rather than indexed by cell.
         for page in 0..self.pages.len() {
@@ -416,10 +459,7 @@ impl Replica {
                 self.remove_where(watcher, |entity| entity.owner == page);
             }
         }
-        if self.closed.len() > CLOSED_SWEEP {
-            let now = self.tick;
-            self.closed.retain(|_, closed| now.saturating_sub(*closed) < CLOSED_MEMORY_TICKS);
-        }
+        Ok(())
     }
 
     fn open(&mut self, id: PageId) -> Result<u32, DecodeError> {
@@ -460,5 +500,55 @@ impl Replica {
             self.by_id.insert(moved.record.id, index);
         }
         watcher.vanished(removed.record.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shadowland_wire::codec::Writer;
+
+    fn snapshot(tick: u32, closes: impl ExactSizeIterator<Item = Close>) -> Vec<u8> {
+        let mut body = [0; 1_150];
+        let mut writer = Writer::new(&mut body);
+        SnapshotHeader { tick, last_input: 0, owner: None }.encode(&mut writer).unwrap();
+        Close::encode_all(closes, &mut writer).unwrap();
+        writer.written().to_vec()
+    }
+
+    fn apply_closes(
+        replica: &mut Replica,
+        tick: u32,
+        cells: std::ops::Range<u32>,
+    ) -> Result<(), DecodeError> {
+        let closes = cells.map(|cell| Close { cell: CellId(cell), age: 0 });
+        replica.apply_snapshot(&snapshot(tick, closes), &mut ()).map(|_| ())
+    }
+
+    #[test]
+    fn closes_are_remembered_up_to_a_limit() {
+        let mut replica = Replica::new();
+        for first in (0..CLIENT_CLOSES as u32).step_by(32) {
+            apply_closes(&mut replica, 5_000, first..first + 32).unwrap();
+        }
+        apply_closes(&mut replica, 5_000, 0..32).expect("a close that is repeated is nothing new");
+        let too_many = apply_closes(&mut replica, 5_000, u32::from(u16::MAX)..u32::from(u16::MAX) + 1);
+        assert_eq!(too_many, Err(DecodeError::LimitExceeded("closes that are remembered")));
+    }
+
+    #[test]
+    fn a_cell_that_is_closed_again_and_again_fills_nothing() {
+        let mut replica = Replica::new();
+        let ticks = CLOSED_MEMORY_TICKS * 64;
+        for tick in 1..=ticks {
+            apply_closes(&mut replica, tick, 0..8).unwrap();
+        }
+        assert_eq!(replica.closed.ticks.len(), 8);
+        assert_eq!(replica.closed.order.len(), CLOSED_MEMORY_TICKS as usize * 8);
+        assert_eq!(replica.closed.tick_of(CellId(3)), ticks);
+        apply_closes(&mut replica, ticks + CLOSED_MEMORY_TICKS - 1, 9..10).unwrap();
+        assert_eq!(replica.closed.tick_of(CellId(3)), ticks, "not yet");
+        apply_closes(&mut replica, ticks + CLOSED_MEMORY_TICKS, 10..11).unwrap();
+        assert_eq!((replica.closed.tick_of(CellId(3)), replica.closed.ticks.len()), (0, 2));
     }
 }

@@ -66,3 +66,6 @@ pub const PAGES_PER_CELL: u32 = 4096;
 pub const CELLS_PER_MAP: u32 = 1 << 26;
 /// Closes that one snapshot may carry.
 pub const CLOSES_PER_SNAPSHOT: usize = 32;
+/// Closes that a client remembers, half as many as all snapshots of that time can carry; above it the server is at
+/// fault.
+pub const CLIENT_CLOSES: usize = 16_384;

@@ -173,6 +173,7 @@ fn the_limits_are_those_of_the_code() {
         ("cells of a map", "2^26", limits::CELLS_PER_MAP as usize, 1 << 26),
         ("pages open at a client", "8192", limits::CLIENT_PAGES, 8192),
         ("pages to be asked for at a client", "8192", limits::CLIENT_PAGES, 8192),
+        ("closes of the last 1024 ticks at a client", "16,384", limits::CLIENT_CLOSES, 16_384),
         ("entities at a client", "65,536", limits::CLIENT_ENTITIES, 65_536),
     ] {
         assert!(section().contains(&format!("| {what} | {text} |")), "{what}");
