@@ -107,8 +107,8 @@ impl Resolver {
 
     /// Resolves a sample, or keeps it until its tick is told.
     pub fn sample(&mut self, sample: Sample) {
-        // Who comes into sight was not waited for.
-        if sample.since == 0 {
+        // Who comes into sight was not waited for, and what was applied before brings nothing new.
+        if sample.since == 0 || sample.since >= sample.tick {
             return;
         }
         let (Some(oldest), Some(newest)) = (self.ticks.front(), self.ticks.back()) else {
@@ -198,6 +198,15 @@ mod tests {
         resolver.sample(sample(7, 9, 12, 125));
         resolver.sample(sample(5, 0, 12, 125));
         assert_eq!(resolver.count(), 4, "what never changed and what came into sight do not count");
+    }
+
+    #[test]
+    fn a_sample_that_brings_nothing_new_is_none() {
+        let mut resolver = resolver(1..=20);
+        for since in [18, 19, 20, 24, u32::MAX] {
+            resolver.sample(sample(5, since, 18, 200));
+        }
+        assert_eq!((resolver.count(), resolver.unresolved()), (0, 0));
     }
 
     #[test]

@@ -19,7 +19,9 @@ const CLOSED_MEMORY_TICKS: u32 = 1024;
 pub trait Watcher {
     /// An entity came into sight.
     fn appeared(&mut self, _tick: u32, _record: &EntityRecord) {}
-    /// A visible entity was heard of. `since` is the tick up to which its page had been applied before.
+    /// Something is known of a visible entity at a newer tick than before. `since`, always less than `tick`, is
+    /// the tick up to which its page had been applied before; of a late block, the newest tick at which what it
+    /// tells was known.
     fn updated(&mut self, _since: u32, _tick: u32, _record: &EntityRecord) {}
     /// An entity is out of sight.
     fn vanished(&mut self, _id: EntityId) {}
@@ -354,9 +356,12 @@ impl Replica {
         if let Some(&index) = self.by_id.get(&record.id) {
             let entity = &mut self.entities[index as usize];
             if tick >= entity.learnt {
+                let known = entity.known.into_iter().filter(|&known| known < tick).max();
                 *entity = if entity.owner == page { entity.merged(new) } else { new };
-                let record = entity.record;
-                watcher.updated(since, tick, &record);
+                if let Some(known) = known {
+                    let record = entity.record;
+                    watcher.updated(if since < tick { since } else { known }, tick, &record);
+                }
             }
             return Ok(());
         }
@@ -385,33 +390,36 @@ impl Replica {
             return;
         }
         let ReplicaEntity { record, known, .. } = entity;
-        let mut is_news = |group: EntityDelta| {
+        let mut known_before = None;
+        let mut learn = |group: EntityDelta| {
             let known = &mut known[group.to_bits().trailing_zeros() as usize];
             let news = update.delta.contains(group) && tick > *known;
             if news {
-                *known = tick;
+                known_before = known_before.max(Some(std::mem::replace(known, tick)));
             }
             news
         };
-        if is_news(EntityDelta::POSITION) {
+        if learn(EntityDelta::POSITION) {
             record.position = update.position.resolve(record.position);
         }
-        if is_news(EntityDelta::ROTATION) {
+        if learn(EntityDelta::ROTATION) {
             record.rotation = update.rotation;
         }
-        if is_news(EntityDelta::ANIMATION) {
+        if learn(EntityDelta::ANIMATION) {
             record.animation = update.animation;
         }
-        if is_news(EntityDelta::FLAGS) {
+        if learn(EntityDelta::FLAGS) {
             record.state = update.state;
         }
-        if is_news(EntityDelta::VELOCITY) {
+        if learn(EntityDelta::VELOCITY) {
             record.velocity = update.velocity;
         }
-        if is_news(EntityDelta::VITALS) {
+        if learn(EntityDelta::VITALS) {
             record.vitals = update.vitals;
         }
-        watcher.updated(since, tick, record);
+        if let Some(known) = known_before {
+            watcher.updated(if since < tick { since } else { known }, tick, record);
+        }
     }
 
     /// Rule 4: hands the entity over to where it went, or removes it.
@@ -506,7 +514,11 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shadowland_wire::block::{BODY_MAX_BYTES, BodyPlan, Change, encode_body};
     use shadowland_wire::codec::Writer;
+    use shadowland_wire::entity::{EntityState, EntityType};
+    use shadowland_wire::lattice::LatticePosition;
+    use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
     fn snapshot(tick: u32, closes: impl ExactSizeIterator<Item = Close>) -> Vec<u8> {
         let mut body = [0; 1_150];
@@ -523,6 +535,69 @@ mod tests {
     ) -> Result<(), DecodeError> {
         let closes = cells.map(|cell| Close { cell: CellId(cell), age: 0 });
         replica.apply_snapshot(&snapshot(tick, closes), &mut ()).map(|_| ())
+    }
+
+    const PAGE: PageId = PageId { cell: CellId(5), number: 0 };
+
+    fn record(x: i32) -> EntityRecord {
+        EntityRecord {
+            id: EntityId::new(7, 0),
+            kind: EntityType::Player,
+            position: LatticePosition { x, y: 0, z: 0 },
+            rotation: Rotation::default(),
+            animation: 1,
+            state: EntityState::NONE,
+            velocity: Velocity::default(),
+            vitals: Vitals::FULL,
+        }
+    }
+
+    /// A snapshot of a page with one entity: complete, or with an update of these groups.
+    fn block(tick: u32, age: AgeCode, delta: EntityDelta, record: &EntityRecord) -> Vec<u8> {
+        let mut bytes = snapshot(tick, [].into_iter());
+        let mut body = [0; BODY_MAX_BYTES];
+        let full = age == AgeCode::FULL;
+        let change = Change { delta, height: false, wide: false };
+        let (enters, updates) = if full { (1, 0) } else { (0, 1) };
+        let changes = &[change; PAGE_SLOTS];
+        let plan = BodyPlan { tombstones: &[], enters, updates, changes, low_bits: 12 };
+        let length = encode_body(&plan, |_| record, &mut body).unwrap();
+        let mut header = [0; 16];
+        let mut writer = Writer::new(&mut header);
+        BlockHeader { page: PAGE, age }.encode(&mut writer, &mut CellId(0)).unwrap();
+        bytes.extend_from_slice(writer.written());
+        bytes.extend_from_slice(&body[..length]);
+        bytes
+    }
+
+    #[derive(Default)]
+    struct Heard(Vec<(u32, u32, i32)>);
+
+    impl Watcher for Heard {
+        fn updated(&mut self, since: u32, tick: u32, record: &EntityRecord) {
+            self.0.push((since, tick, record.position.x));
+        }
+    }
+
+    #[test]
+    fn only_news_is_told_and_late_blocks_reach_back_to_what_was_known() {
+        let (mut replica, mut heard) = (Replica::new(), Heard::default());
+        let since = AgeCode::covering(8);
+        let vitals = EntityRecord { vitals: Vitals { health: 9, mana: 9 }, ..record(10) };
+        for (tick, age, delta, record) in [
+            (100, AgeCode::FULL, EntityDelta::NONE, record(10)),
+            (102, since, EntityDelta::VITALS, vitals),
+            (105, since, EntityDelta::POSITION, record(50)),
+            // Late: its position is old, its vitals are as well.
+            (101, since, EntityDelta::POSITION.union(EntityDelta::VITALS), record(20)),
+            // Late: its position is old, its vitals are not.
+            (103, since, EntityDelta::POSITION.union(EntityDelta::VITALS), record(30)),
+        ] {
+            let bytes = block(tick, age, delta, &record);
+            replica.apply_snapshot(&bytes, &mut heard).unwrap();
+        }
+        assert_eq!(heard.0, [(100, 102, 10), (102, 105, 50), (102, 103, 50)]);
+        assert_eq!(replica.entity(EntityId::new(7, 0)), Some(&record(50)));
     }
 
     #[test]
