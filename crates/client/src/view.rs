@@ -23,16 +23,18 @@ use shadowland_wire::quantize::{ANGLE_BITS, Vitals};
 
 use crate::replica::{Replica, Watcher};
 
-/// Samples that are kept of an entity: the longest delay at 60 Hz needs fewer, for samples that the playback
-/// has passed are of no use.
-const SAMPLES: usize = 8;
+/// Samples that are kept of an entity: those of the longest delay, and some more where the playback lags behind
+/// it. 800 bytes.
+const SAMPLES: usize = 40;
+/// Samples of them that the longest delay takes up at most.
+const SAMPLES_OF_DELAY: u32 = 32;
 /// How far an entity is shown ahead of its newest sample, in ticks (a quarter of a second at 60 Hz).
 const EXTRAPOLATION_TICKS: f64 = 15.0;
-/// A gap of more ticks between two samples means that the entity stood still in between: the server sends
-/// what moves at least every third tick, and that three are lost in a row is rare.
-const STILL_TICKS: u32 = 12;
-/// The ticks in which an entity then gets from the old sample to the new one.
-const START_TICKS: u32 = 3;
+/// Of what is far off and moves, the server sends something in the first snapshot after so many ticks; of what
+/// is near, in each.
+const FAR_TICKS: u32 = 3;
+/// Samples that may be lost in a row; a longer gap means that the entity stood still in between.
+const LOST_SAMPLES: u32 = 3;
 /// Farther off than what its speed explains by this much, in centimetres, an entity has not walked there.
 const TELEPORT_CM: f64 = 300.0;
 
@@ -103,9 +105,20 @@ struct Knowledge {
 #[derive(Debug, Clone, Copy)]
 struct Track {
     record: EntityRecord,
-    /// Oldest first.
+    /// A ring.
     samples: [Sample; SAMPLES],
+    /// Where the oldest is.
+    first: usize,
     count: usize,
+}
+
+/// How close samples are to each other, in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    /// The most between two samples of what moves, if none is lost.
+    update: u32,
+    /// The least between two samples, so that all of the longest delay are kept.
+    spacing: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,14 +193,26 @@ impl View {
     }
 }
 
+impl View {
+    fn pace(&self) -> Pace {
+        let snapshot = (self.clock.interval_ticks.round() as u32).clamp(1, 240);
+        let delay = self.world.map_or(0.0, |world| world.tick_hz * MAX_DELAY_US / 1e6).ceil() as u32;
+        Pace {
+            update: snapshot * FAR_TICKS.div_ceil(snapshot),
+            spacing: delay.div_ceil(SAMPLES_OF_DELAY).max(1),
+        }
+    }
+}
+
 impl Watcher for View {
     fn appeared(&mut self, tick: u32, record: &EntityRecord) {
         self.tracks.insert(record.id, Track::new(tick, record));
     }
 
     fn updated(&mut self, _since: u32, tick: u32, record: &EntityRecord) {
+        let pace = self.pace();
         match self.tracks.get_mut(&record.id) {
-            Some(track) => track.push(tick, record),
+            Some(track) => track.push(tick, record, pace),
             None => self.appeared(tick, record),
         }
     }
@@ -213,28 +238,40 @@ fn own_player(world: Knowledge, owner: &OwnerRecord, replica: &Replica) -> OwnPl
 
 impl Track {
     fn new(tick: u32, record: &EntityRecord) -> Self {
-        Self { record: *record, samples: [Sample::of(tick, record); SAMPLES], count: 1 }
+        Self { record: *record, samples: [Sample::of(tick, record); SAMPLES], first: 0, count: 1 }
     }
 
-    fn push(&mut self, tick: u32, record: &EntityRecord) {
+    /// One of the samples, by age; the oldest is 0.
+    fn sample(&self, index: usize) -> &Sample {
+        &self.samples[(self.first + index) % SAMPLES]
+    }
+
+    fn newest(&mut self) -> &mut Sample {
+        &mut self.samples[(self.first + self.count - 1) % SAMPLES]
+    }
+
+    fn push(&mut self, tick: u32, record: &EntityRecord, pace: Pace) {
         self.record = *record;
-        let newest = self.samples[self.count - 1];
+        let newest = *self.newest();
         if tick <= newest.tick {
+            // A late block told what was missing in the newest sample.
+            *self.newest() = Sample::of(newest.tick, record);
             return;
         }
-        if tick - newest.tick > STILL_TICKS {
-            self.push_sample(Sample { tick: tick - START_TICKS, ..newest });
+        if tick - newest.tick > pace.update * (LOST_SAMPLES + 1) {
+            self.push_sample(Sample { tick: tick - pace.update, ..newest }, pace);
         }
-        self.push_sample(Sample::of(tick, record));
+        self.push_sample(Sample::of(tick, record), pace);
     }
 
-    fn push_sample(&mut self, sample: Sample) {
-        if self.count == SAMPLES {
-            self.samples.copy_within(1.., 0);
-            self.count -= 1;
+    fn push_sample(&mut self, sample: Sample, pace: Pace) {
+        let close = self.count > 1 && self.newest().tick - self.sample(self.count - 2).tick < pace.spacing;
+        if !close && self.count == SAMPLES {
+            self.first = (self.first + 1) % SAMPLES;
+        } else if !close {
+            self.count += 1;
         }
-        self.samples[self.count] = sample;
-        self.count += 1;
+        *self.newest() = sample;
     }
 
     /// How the entity looks at a moment, in ticks.
@@ -256,14 +293,16 @@ impl Track {
 
     /// Position in centimetres, and yaw in its own steps.
     fn pose(&self, playback: f64, velocity: [f64; 3], world: Knowledge) -> ([f64; 3], f64) {
-        let samples = &self.samples[..self.count];
-        let after = samples.partition_point(|sample| f64::from(sample.tick) <= playback);
+        // The playback is nearer to the newest one.
+        let passed = |&index: &usize| f64::from(self.sample(index).tick) <= playback;
+        let before = (0..self.count).rev().find(passed);
         let centre = |sample: &Sample| world.lattice.dequantize(sample.position);
-        let Some(from) = after.checked_sub(1).map(|before| samples[before]) else {
-            return (centre(&samples[0]), samples[0].yaw.into());
+        let Some(before) = before else {
+            return (centre(self.sample(0)), self.sample(0).yaw.into());
         };
-        let start = centre(&from);
-        let Some(to) = samples.get(after) else {
+        let from = self.sample(before);
+        let start = centre(from);
+        let Some(to) = (before + 1 < self.count).then(|| self.sample(before + 1)) else {
             let ticks = (playback - f64::from(from.tick)).min(EXTRAPOLATION_TICKS);
             let seconds = ticks / world.tick_hz;
             return ([0, 1, 2].map(|axis| start[axis] + velocity[axis] * seconds), from.yaw.into());
@@ -443,18 +482,55 @@ mod tests {
         assert_eq!(x_at(&mut view, 104.0), 90_000.0);
     }
 
-    #[test]
-    fn old_samples_give_way_and_older_ticks_change_nothing() {
+    fn view_of_ticks(tick_hz: u8, newest: u32) -> View {
         let mut view = view();
+        view.world.as_mut().unwrap().tick_hz = tick_hz.into();
         view.appeared(1, &record(10, 0, 600));
-        for tick in 2..100 {
+        for tick in 2..=newest {
             view.updated(tick - 1, tick, &record(10 * tick as i32, 0, 600));
         }
-        view.updated(50, 60, &record(5, 0, 600));
-        assert_eq!(x_at(&mut view, 98.5), 985.0);
-        assert_eq!(x_at(&mut view, 5.0), 920.0, "only the last eight are there");
+        view
+    }
+
+    #[test]
+    fn all_samples_of_the_longest_delay_are_kept() {
+        let mut view = view_of_ticks(60, 60);
+        for (delay, x) in [(1.5, 585.0), (12.0, 480.0), (30.0, 300.0), (59.0, 210.0)] {
+            assert_eq!(x_at(&mut view, 60.0 - delay), x, "delay {delay}");
+        }
+        let mut view = view_of_ticks(240, 2_000);
+        for delay in 1..=120 {
+            assert_eq!(x_at(&mut view, f64::from(2_000 - delay)), f64::from(10 * (2_000 - delay)));
+        }
         view.vanished(EntityId::new(7, 0));
         assert_eq!(view.entities().count(), 0);
+        assert!(size_of::<Track>() <= 1_024, "{}", size_of::<Track>());
+    }
+
+    #[test]
+    fn lost_snapshots_are_no_rest_where_they_are_far_between() {
+        let mut view = view();
+        for (interval, update) in [(0.0, 3), (1.0, 3), (1.6, 4), (3.1, 3), (6.0, 6), (60.0, 60)] {
+            view.clock.interval_ticks = interval;
+            assert_eq!(view.pace(), Pace { update, spacing: 1 }, "{interval}");
+        }
+        view.clock.interval_ticks = 6.0;
+        view.appeared(100, &record(1_000, 0, 600));
+        view.updated(100, 106, &record(1_060, 0, 600));
+        view.updated(106, 124, &record(1_240, 0, 600));
+        assert_eq!(x_at(&mut view, 115.0), 1_150.0);
+        view.updated(124, 149, &record(1_300, 0, 600));
+        assert_eq!((x_at(&mut view, 143.0), x_at(&mut view, 146.0)), (1_240.0, 1_270.0), "after a rest");
+    }
+
+    #[test]
+    fn a_late_block_tells_where_an_entity_rests() {
+        let mut view = view();
+        view.appeared(100, &record(1_000, 0, 0));
+        // Its position is that of tick 100, but what moved it in tick 102 comes only now.
+        view.updated(100, 103, &record(1_000, 0, 0));
+        view.updated(100, 102, &record(1_030, 0, 0));
+        assert_eq!((x_at(&mut view, 100.0), x_at(&mut view, 200.0)), (1_000.0, 1_030.0));
     }
 
     /// Plays snapshots whose delay is up to `jitter_us`, and returns the greatest lead of the playback over the
