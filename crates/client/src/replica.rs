@@ -11,8 +11,9 @@ use shadowland_wire::entity::{EntityDelta, EntityId};
 use shadowland_wire::limits::{CLIENT_CLOSES, CLIENT_ENTITIES, CLIENT_PAGES, PAGE_SLOTS};
 use shadowland_wire::message::server::{Close, OwnerRecord, SnapshotHeader};
 
-/// Ticks for which a closed cell is remembered: no packet is on its way for so long (17 s at 60 Hz; a session
-/// ends after 15 s without an answer).
+/// Ticks for which a closed cell is remembered, 17 s at 60 Hz. Whatever the idle timeout of the session is, no
+/// packet that is older by so much is expected: the replay window drops what is 64 packets behind, and
+/// networks do not hold packets back for so long.
 const CLOSED_MEMORY_TICKS: u32 = 1024;
 
 /// Is told what a snapshot changes, while it is applied.
