@@ -120,7 +120,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "session.budget_bytes",
         meaning: "Bytes about others that a player is sent at a time, at most; what does not fit waits its turn.",
-        kind: Kind::Whole { min: 256, max: 65_536 },
+        kind: Kind::Whole { min: 256, max: 9_200 },
         default: || Value::Whole(1_150),
     },
     Setting {
