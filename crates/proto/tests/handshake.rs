@@ -12,8 +12,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_proto::{
     AddressLimit, CloseReason, ConnectConfig, ConnectError, Connecting, DenyReason, DisconnectReason,
-    DropReason, Endpoint, EndpointConfig, Identity, LoginToken, Rate, Receiver, Routed, State, Time,
-    TokenSigner, TokenVerifier,
+    DropReason, EndpointConfig, Identity, LoginToken, Rate, Receiver, Routed, State, Time, TokenSigner,
+    TokenVerifier,
 };
 use shadowland_wire::header::HEADER_BYTES;
 
@@ -415,16 +415,27 @@ fn answers_are_never_larger_than_requests() {
 fn another_server_with_the_same_key_does_not_take_a_session_over() {
     let mut net = Net::connected(13, PERFECT);
     let (to, mut packet) = {
-        net.client_says(0, 0x20, b"x");
+        // Further than the other session will be.
+        for _ in 0..20 {
+            net.client_says(0, 0x20, b"x");
+        }
         net.sent.last().cloned().unwrap()
     };
-    let mut rng = StdRng::seed_from_u64(99);
-    let identity = Identity::generate(&mut rng);
-    let mut restarted: Endpoint<()> = Endpoint::new(EndpointConfig::default(), identity, &[5; 32], &mut rng);
     let To::Server { from } = to else { unreachable!() };
-    let routed = restarted.route(net.now, from, &packet, &mut [0; 128]);
+    // Restarted, with nobody there: no session has the packet's id.
+    let mut restarted = Net::new(13, PERFECT, EndpointConfig::default());
+    assert_eq!(restarted.server_key, net.server_key);
+    let routed = restarted.server.route(net.now, from, &packet, &mut [0; 128]);
     assert_eq!(routed, Routed::Dropped(DropReason::UnknownSession));
+    // Somebody else has the id: the packet does not open.
+    restarted.rng = StdRng::seed_from_u64(99);
+    restarted.join(ConnectConfig::default());
+    restarted.run(ms(50));
+    assert_eq!(restarted.slots(), net.slots());
+    restarted.deliver(to, &mut packet.clone());
+    assert_eq!(restarted.session().connection.stats().dropped.by(DropReason::BadTag), 1);
     net.deliver(to, &mut packet);
+    assert_eq!(net.server_log().messages.last().unwrap().1, b"x");
 }
 
 struct Nobody;
