@@ -66,6 +66,9 @@ pub(crate) struct Worker {
     /// When the frame of the round was published.
     published_at: Time,
     complaint: Complaint,
+    /// Errors since the last line about one, and when the next line may be.
+    errors: u64,
+    next_report: Time,
 }
 
 /// What was last said about datagrams that the kernel drops.
@@ -95,6 +98,8 @@ impl Worker {
             blocked: false,
             published_at: Time::default(),
             complaint: Complaint::default(),
+            errors: 0,
+            next_report: Time::default(),
         }
     }
 
@@ -109,7 +114,7 @@ impl Worker {
             if let Err(error) = self.parts.poll.poll(&mut events, Some(sleep))
                 && error.kind() != io::ErrorKind::Interrupted
             {
-                tracing::error!(%error, "cannot wait for datagrams");
+                self.report("cannot wait for datagrams", &error);
                 std::thread::sleep(GOODBYE_PAUSE);
             }
             if !busy {
@@ -139,7 +144,7 @@ impl Worker {
             let received = match self.parts.socket.recv(inbox) {
                 Ok(received) => received,
                 Err(error) => {
-                    tracing::error!(%error, "cannot receive");
+                    self.report("cannot receive", &error);
                     return false;
                 }
             };
@@ -215,7 +220,7 @@ impl Worker {
             return;
         }
         if let Err(error) = self.parts.socket.send(&mut self.outbox) {
-            tracing::error!(%error, lost = self.outbox.len(), "cannot send");
+            self.report("cannot send", &error);
             self.outbox.clear();
         }
         if !self.outbox.is_empty() {
@@ -230,7 +235,7 @@ impl Worker {
         if let Err(error) = self.parts.poll.registry().reregister(&mut self.parts.socket, SOCKET, interest) {
             // Without the event the next frame is the time to try again.
             self.blocked = false;
-            tracing::error!(%error, "cannot wait for room to send");
+            self.report("cannot wait for room to send", &error);
         }
     }
 
@@ -250,6 +255,16 @@ impl Worker {
         };
         *self.parts.stats.lock() = stats;
         self.complain(stats.kernel_drops);
+    }
+
+    /// At most one line every so often: what fails once may fail with every datagram.
+    fn report(&mut self, what: &str, error: &io::Error) {
+        self.errors += 1;
+        let now = self.parts.clock.now();
+        if now >= self.next_report {
+            tracing::error!(%error, errors = self.errors, "{what}");
+            (self.errors, self.next_report) = (0, now + COMPLAIN_EVERY);
+        }
     }
 
     /// Tells that the kernel drops datagrams, and what helps; not every tick.

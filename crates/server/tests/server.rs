@@ -235,7 +235,6 @@ fn subscribers_see_every_tick_and_the_ticks_keep_their_time() {
     assert_eq!(tap.missed(), 0);
     let stats = wait_for(&server, "durations", |stats| stats.ticks.duration_us.len() > 30);
     // From the start of a tick to its last datagram is longer than the simulation alone, which is a part of it.
-    assert!(stats.ticks.simulation_us.min() > 0);
     assert!(stats.ticks.duration_us.min() >= stats.ticks.simulation_us.min());
     assert!(stats.latencies.send_us.len() > 30);
 }
