@@ -153,7 +153,7 @@ fn join(world: &mut World, random: &mut Pcg32) -> Player {
 }
 
 impl Player {
-    /// Outages come and go: of one direction or of both, for a moment or for as long as a session lives without an answer.
+    /// Outages come and go: of one direction or of both, for a moment or for longer than tombstones live.
     fn weather(&mut self, tick: u32, random: &mut Pcg32) {
         let outage = Conditions { loss: 1.0, ..self.conditions };
         if tick >= self.outage_until {
@@ -161,7 +161,7 @@ impl Player {
             self.up.set_conditions(self.conditions);
             if random.random_ratio(1, 500) {
                 let long = random.random_ratio(1, 4);
-                self.outage_until = tick + random.random_range(if long { 300..900 } else { 5..120 });
+                self.outage_until = tick + random.random_range(if long { 300..1_300 } else { 5..120 });
                 if random.random() {
                     self.down.set_conditions(outage);
                 }
