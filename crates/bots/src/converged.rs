@@ -143,7 +143,7 @@ mod tests {
     use shadowland_wire::codec::Writer;
     use shadowland_wire::entity::{EntityDelta, EntityState};
     use shadowland_wire::limits::PAGE_SLOTS;
-    use shadowland_wire::message::server::{Close, OwnerRecord, SnapshotHeader};
+    use shadowland_wire::message::server::{OwnerRecord, SnapshotHeader};
     use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
     const OWN: u32 = 0;
@@ -175,7 +175,6 @@ mod tests {
         let length = encode_body(&plan, |slot| &records[slot], &mut body).unwrap();
         let owner = OwnerRecord {
             position: LatticePosition { x: own_x, y: 0, z: 0 },
-            receiver_is_near: false,
             fraction: [0; 3],
             yaw: 0,
             velocity: Velocity::default(),
@@ -185,8 +184,7 @@ mod tests {
         };
         let mut buffer = [0; 2_048];
         let mut writer = Writer::new(&mut buffer);
-        SnapshotHeader { tick: 9, last_input: 0, owner: Some(owner) }.encode(&mut writer).unwrap();
-        Close::encode_all([].into_iter(), &mut writer).unwrap();
+        SnapshotHeader { owner: Some(owner), ..SnapshotHeader::new(9, 0) }.encode(&mut writer).unwrap();
         let page = PageId { cell: CellId(3), number: 0 };
         BlockHeader { page, age: AgeCode::FULL }.encode(&mut writer, &mut CellId(0)).unwrap();
         writer.bytes(&body[..length]).unwrap();

@@ -147,10 +147,8 @@ pub struct Applied {
 #[derive(Debug, Default)]
 pub struct Replica {
     tick: u32,
-    /// The tick of the owner's record and the last input.
-    owner_tick: u32,
-    last_input: u32,
-    owner: Option<OwnerRecord>,
+    /// The newest header that had an owner's record.
+    own: Option<SnapshotHeader>,
     entities: Vec<ReplicaEntity>,
     by_id: FxHashMap<EntityId, u32>,
     pages: Vec<PageState>,
@@ -180,13 +178,13 @@ impl Replica {
     /// Number of the newest input that the server had simulated in the owner's record.
     #[must_use]
     pub fn last_input(&self) -> u32 {
-        self.last_input
+        self.own.map_or(0, |own| own.last_input)
     }
 
     /// The newest exact state of the player's own entity.
     #[must_use]
     pub fn owner(&self) -> Option<&OwnerRecord> {
-        self.owner.as_ref()
+        self.own.as_ref()?.owner.as_ref()
     }
 
     /// Everybody in sight, the player itself included, in no particular order.
@@ -223,16 +221,13 @@ impl Replica {
         watcher: &mut impl Watcher,
     ) -> Result<Applied, DecodeError> {
         let mut reader = Reader::new(body);
-        let held = self.owner.map(|owner| owner.position);
-        let header = SnapshotHeader::decode(&mut reader, held)?;
+        let header = SnapshotHeader::decode(&mut reader, self.own.as_ref())?;
         self.tick = self.tick.max(header.tick);
         // The first of a tick's packets tells of the player itself, and the second may overtake it.
-        if let Some(owner) = header.owner.filter(|_| header.tick > self.owner_tick) {
-            self.owner_tick = header.tick;
-            self.last_input = header.last_input;
-            self.owner = Some(owner);
+        if header.owner.is_some() && self.own.is_none_or(|own| header.tick > own.tick) {
+            self.own = Some(header);
         }
-        for _ in 0..Close::decode_count(&mut reader)? {
+        for _ in 0..header.closes {
             let close = Close::decode(&mut reader)?;
             let at = header.tick.checked_sub(close.age).ok_or(DecodeError::BadValue("age of a close"))?;
             self.close(close.cell, at, watcher)?;
@@ -524,8 +519,8 @@ mod tests {
     fn snapshot(tick: u32, closes: impl ExactSizeIterator<Item = Close>) -> Vec<u8> {
         let mut body = [0; 1_150];
         let mut writer = Writer::new(&mut body);
-        SnapshotHeader { tick, last_input: 0, owner: None }.encode(&mut writer).unwrap();
-        Close::encode_all(closes, &mut writer).unwrap();
+        SnapshotHeader { closes: closes.len(), ..SnapshotHeader::new(tick, 0) }.encode(&mut writer).unwrap();
+        closes.for_each(|close| close.encode(&mut writer).unwrap());
         writer.written().to_vec()
     }
 

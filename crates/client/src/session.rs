@@ -499,8 +499,7 @@ mod tests {
         for cell in cells {
             let mut body = [0; 64];
             let mut writer = Writer::new(&mut body);
-            SnapshotHeader { tick, last_input: 0, owner: None }.encode(&mut writer).unwrap();
-            Close::encode_all([].into_iter(), &mut writer).unwrap();
+            SnapshotHeader::new(tick, 0).encode(&mut writer).unwrap();
             let header = BlockHeader { page: page(cell), age: AgeCode::covering(1) };
             header.encode(&mut writer, &mut CellId(0)).unwrap();
             // Rich, without tombstones, enters and updates.
@@ -545,16 +544,15 @@ mod tests {
         lack(&mut replica, 1, 0..CLIENT_PAGES as u32);
         let mut body = [0; 64];
         let mut writer = Writer::new(&mut body);
-        SnapshotHeader { tick: 2, last_input: 0, owner: None }.encode(&mut writer).unwrap();
+        SnapshotHeader { closes: 2, ..SnapshotHeader::new(2, 0) }.encode(&mut writer).unwrap();
         // A close takes back what its cell's pages were to be asked for, unless a newer block lacked them.
         let closes = [Close { cell: CellId(7), age: 1 }, Close { cell: CellId(8), age: 2 }];
-        Close::encode_all(closes.into_iter(), &mut writer).unwrap();
+        closes.iter().for_each(|close| close.encode(&mut writer).unwrap());
         replica.apply_snapshot(writer.written(), &mut ()).unwrap();
         assert_eq!(replica.resets().len(), CLIENT_PAGES - 1);
         lack(&mut replica, 3, 7..8);
         let mut writer = Writer::new(&mut body);
-        SnapshotHeader { tick: 3, last_input: 0, owner: None }.encode(&mut writer).unwrap();
-        Close::encode_all([].into_iter(), &mut writer).unwrap();
+        SnapshotHeader::new(3, 0).encode(&mut writer).unwrap();
         let header = BlockHeader { page: page(CLIENT_PAGES as u32), age: AgeCode::covering(1) };
         header.encode(&mut writer, &mut CellId(0)).unwrap();
         writer.bytes(&[1]).unwrap();

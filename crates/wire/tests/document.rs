@@ -9,7 +9,7 @@ use shadowland_wire::entity::{EntityDelta, EntityId, EntityState, EntityType};
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits;
 use shadowland_wire::message::client::{Buttons, Input, InputMessage, ResetPage};
-use shadowland_wire::message::server::{Close, OwnerRecord, SnapshotHeader, Welcome};
+use shadowland_wire::message::server::{Brevity, Close, OwnerRecord, SnapshotHeader, Welcome};
 use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
 const DOCUMENT: &str = include_str!("../../../docs/PROTOCOL.md");
@@ -47,6 +47,18 @@ fn player() -> EntityRecord {
     }
 }
 
+fn owner() -> OwnerRecord {
+    OwnerRecord {
+        position: LatticePosition { x: 70_000, y: -3, z: 0 },
+        fraction: [64, -128, 0],
+        yaw: 16_384,
+        velocity: Velocity { x: 0, y: 600, z: 0 },
+        state: EntityState::IN_COMBAT,
+        health: 65_535,
+        mana: 32_896,
+    }
+}
+
 fn no_changes() -> [Change; limits::PAGE_SLOTS] {
     [Change { delta: EntityDelta::NONE, height: false, wide: false }; limits::PAGE_SLOTS]
 }
@@ -60,24 +72,11 @@ fn body(plan: &BodyPlan<'_>) -> Vec<u8> {
 
 #[test]
 fn a_complete_snapshot() {
-    let header = SnapshotHeader {
-        tick: 1000,
-        last_input: 300,
-        owner: Some(OwnerRecord {
-            position: LatticePosition { x: 70_000, y: -3, z: 0 },
-            receiver_is_near: false,
-            fraction: [64, -128, 0],
-            yaw: 16_384,
-            velocity: Velocity { x: 0, y: 600, z: 0 },
-            state: EntityState::IN_COMBAT,
-            health: 65_535,
-            mana: 32_896,
-        }),
-    };
+    let header = SnapshotHeader { closes: 1, owner: Some(owner()), ..SnapshotHeader::new(1000, 300) };
     let full = BodyPlan { tombstones: &[], enters: 1 << 2, updates: 0, changes: &no_changes(), low_bits: 0 };
     let bytes = written(|writer| {
         header.encode(writer).unwrap();
-        Close::encode_all([Close { cell: CellId(310), age: 2 }].into_iter(), writer).unwrap();
+        Close { cell: CellId(310), age: 2 }.encode(writer).unwrap();
         let page = PageId { cell: CellId(300), number: 0 };
         BlockHeader { page, age: AgeCode::FULL }.encode(writer, &mut CellId(0)).unwrap();
         writer.bytes(&body(&full)).unwrap();
@@ -87,7 +86,7 @@ fn a_complete_snapshot() {
 
 #[test]
 fn a_snapshot_of_changes() {
-    let header = SnapshotHeader { tick: 1005, last_input: 305, owner: None };
+    let header = SnapshotHeader { brevity: Brevity::Short, ..SnapshotHeader::new(1005, 305) };
     let destination = Some(PageId { cell: CellId(299), number: 1 });
     let stones = [Tombstone { id: EntityId::from_bits(7), age: 3, destination }];
     let mut changes = no_changes();
@@ -95,7 +94,6 @@ fn a_snapshot_of_changes() {
     let plan = BodyPlan { tombstones: &stones, enters: 0, updates: 1 << 2, changes: &changes, low_bits: 8 };
     let bytes = written(|writer| {
         header.encode(writer).unwrap();
-        Close::encode_all(std::iter::empty(), writer).unwrap();
         let page = PageId { cell: CellId(300), number: 2 };
         BlockHeader { page, age: AgeCode::covering(5) }.encode(writer, &mut CellId(0)).unwrap();
         writer.bytes(&body(&plan)).unwrap();
@@ -103,8 +101,8 @@ fn a_snapshot_of_changes() {
     documented("the snapshot", &bytes);
     // And it says what the text beside it says.
     let mut reader = Reader::new(&bytes);
-    SnapshotHeader::decode(&mut reader, None).unwrap();
-    assert_eq!(Close::decode_count(&mut reader), Ok(0));
+    let held = SnapshotHeader { owner: Some(owner()), ..SnapshotHeader::new(1000, 300) };
+    assert_eq!(SnapshotHeader::decode(&mut reader, Some(&held)), Ok(header));
     let header = BlockHeader::decode(&mut reader, &mut CellId(0)).unwrap();
     assert_eq!(header.age.age(), Some(6));
     let mut block = Block::default();

@@ -21,7 +21,7 @@ use shadowland_wire::entity::{EntityDelta, EntityId, EntityState, EntityType};
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::PAGE_SLOTS;
 use shadowland_wire::message::client::{Input, InputMessage, ResetPage};
-use shadowland_wire::message::server::{Close, OwnerRecord, SnapshotHeader, Welcome};
+use shadowland_wire::message::server::{OwnerRecord, SnapshotHeader, Welcome};
 use shadowland_wire::message::{ClientType, ServerType};
 use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
@@ -239,7 +239,6 @@ fn write_snapshot(
     blocks: Blocks,
 ) -> Result<(), Full> {
     let owner = OwnerRecord {
-        receiver_is_near: false,
         position: walkers[0].position,
         fraction: [64, 0, 0],
         yaw: 16_384,
@@ -248,8 +247,7 @@ fn write_snapshot(
         health: u16::MAX,
         mana: u16::MAX,
     };
-    SnapshotHeader { tick, last_input, owner: Some(owner) }.encode(writer)?;
-    Close::encode_all([].into_iter(), writer)?;
+    SnapshotHeader { owner: Some(owner), ..SnapshotHeader::new(tick, last_input) }.encode(writer)?;
     let age = match blocks {
         Blocks::Junk => return writer.bytes(&[0xff; 7]),
         Blocks::Full => AgeCode::FULL,

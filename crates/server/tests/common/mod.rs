@@ -46,8 +46,7 @@ impl Receiver for Heard {
             }
             ServerType::Snapshot => {
                 let mut reader = Reader::new(body);
-                let held = self.last.and_then(|last| last.owner).map(|owner| owner.position);
-                let header = SnapshotHeader::decode(&mut reader, held).unwrap();
+                let header = SnapshotHeader::decode(&mut reader, self.last.as_ref()).unwrap();
                 self.snapshots += 1;
                 if header.owner.is_some() && self.last.is_none_or(|last| last.tick < header.tick) {
                     self.last = Some(header);

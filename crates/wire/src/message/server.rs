@@ -58,15 +58,34 @@ impl Welcome {
     }
 }
 
-/// The start of a Snapshot; its blocks follow until the end of the message (see [`crate::block`]).
+/// The start of a Snapshot. Its closes follow, and then its blocks until the end of the message (see
+/// [`crate::block`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotHeader {
     /// The tick that it shows, from 1 on.
     pub tick: u32,
     /// Number of the newest input that the server has processed; 0 = none yet.
     pub last_input: u32,
-    /// The player's own entity, if it has one.
+    /// The player's own entity; in the first packet of a tick only.
     pub owner: Option<OwnerRecord>,
+    /// What is left out.
+    pub brevity: Brevity,
+    /// How many closes follow, at most [`CLOSES_PER_SNAPSHOT`].
+    pub closes: usize,
+}
+
+/// What a header leaves out, because it is known of the newest header with an owner's record that the receiver
+/// holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Brevity {
+    /// Nothing.
+    #[default]
+    Full,
+    /// All but the low 16 bits of the tick and of the owner's position: less than 2^15 ticks, and steps on every
+    /// axis, are between that header and this one.
+    Short,
+    /// That, and the owner's height, which is the same as there.
+    Level,
 }
 
 /// Close: the viewer no longer subscribes to a cell. Removes everything that the cell's pages own and that
@@ -79,49 +98,96 @@ pub struct Close {
     pub age: u32,
 }
 
+/// First byte of a snapshot: what follows, and which groups of the owner's record differ from rest.
+mod contents {
+    pub(super) const OWNER: u8 = 1 << 0;
+    pub(super) const MOVING: u8 = 1 << 1;
+    pub(super) const HAS_STATE: u8 = 1 << 2;
+    pub(super) const NOT_FULL: u8 = 1 << 3;
+    pub(super) const SHORT: u8 = 1 << 4;
+    pub(super) const RISING: u8 = 1 << 5;
+    pub(super) const CLOSES: u8 = 1 << 6;
+    pub(super) const LEVEL: u8 = 1 << 7;
+    /// What may be set without an owner's record.
+    pub(super) const OF_ANY: u8 = SHORT | CLOSES;
+}
+
+/// Bits of a tick, or of a position's axis, in short form.
+const SHORT_BITS: u32 = 16;
+
 impl SnapshotHeader {
-    /// Writes tick, input number and the owner's record.
-    pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
-        writer.u32(self.tick)?;
-        writer.varint(self.last_input.into())?;
-        match &self.owner {
-            Some(owner) => owner.encode(writer),
-            None => writer.u8(0),
-        }
+    /// A header in full, without an owner's record and closes.
+    #[must_use]
+    pub fn new(tick: u32, last_input: u32) -> Self {
+        Self { tick, last_input, owner: None, brevity: Brevity::Full, closes: 0 }
     }
 
-    /// Reads what [`SnapshotHeader::encode`] wrote. `held` is the position of the newest owner's record that the
+    /// Writes the header.
+    pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        let short = self.brevity >= Brevity::Short;
+        let level = self.brevity == Brevity::Level && self.owner.is_some();
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        let groups = self.owner.as_ref().map_or(0, OwnerRecord::groups);
+        let closes = bit(self.closes > 0, contents::CLOSES);
+        writer.u8(groups | closes | bit(short, contents::SHORT) | bit(level, contents::LEVEL))?;
+        if short {
+            writer.u16(self.tick as u16)?
+        } else {
+            writer.u32(self.tick)?
+        }
+        writer.varint(self.last_input.into())?;
+        if let Some(owner) = &self.owner {
+            owner.encode(self.brevity, writer)?;
+        }
+        if self.closes > 0 { writer.varint(self.closes as u64) } else { Ok(()) }
+    }
+
+    /// Reads what [`SnapshotHeader::encode`] wrote. `held` is the newest header with an owner's record that the
     /// receiver holds.
-    pub fn decode(reader: &mut Reader<'_>, held: Option<LatticePosition>) -> Result<Self, DecodeError> {
-        let tick = reader.u32()?;
+    pub fn decode(reader: &mut Reader<'_>, held: Option<&Self>) -> Result<Self, DecodeError> {
+        let contents = reader.u8()?;
+        let has = |bit| contents & bit != 0;
+        let brevity = match (has(contents::SHORT), has(contents::LEVEL)) {
+            (false, false) => Brevity::Full,
+            (true, false) => Brevity::Short,
+            (true, true) => Brevity::Level,
+            (false, true) => return Err(DecodeError::BadValue("height left out")),
+        };
+        if !has(contents::OWNER) && contents & !contents::OF_ANY != 0 {
+            return Err(DecodeError::BadValue("contents of a snapshot"));
+        }
+        let held = held.and_then(|held| Some((held.tick, held.owner.as_ref()?)));
+        if held.is_none() && brevity != Brevity::Full {
+            return Err(DecodeError::BadValue("short snapshot"));
+        }
+        let tick = match held {
+            Some((held, _)) if brevity != Brevity::Full => {
+                nearest_with_low_bits(held as i32, reader.u16()?.into(), SHORT_BITS) as u32
+            }
+            _ => reader.u32()?,
+        };
         if tick == 0 {
             return Err(DecodeError::BadValue("tick"));
         }
-        Ok(Self { tick, last_input: reader.varint_u32()?, owner: OwnerRecord::decode(reader, held)? })
+        let last_input = reader.varint_u32()?;
+        let owner = if has(contents::OWNER) {
+            Some(OwnerRecord::decode(reader, contents, brevity, held.map(|(_, owner)| owner))?)
+        } else {
+            None
+        };
+        let closes = if has(contents::CLOSES) { reader.varint()? } else { 0 };
+        if closes > CLOSES_PER_SNAPSHOT as u64 {
+            return Err(DecodeError::LimitExceeded("closes per snapshot"));
+        }
+        Ok(Self { tick, last_input, owner, brevity, closes: closes as usize })
     }
 }
 
 impl Close {
-    /// Writes all closes of a snapshot.
-    pub fn encode_all(
-        closes: impl ExactSizeIterator<Item = Self>,
-        writer: &mut Writer<'_>,
-    ) -> Result<(), Full> {
-        writer.varint(closes.len() as u64)?;
-        for close in closes {
-            writer.varint(close.cell.0.into())?;
-            writer.varint(close.age.into())?;
-        }
-        Ok(())
-    }
-
-    /// Reads the number of closes that follow.
-    pub fn decode_count(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
-        let count = reader.varint()?;
-        if count > CLOSES_PER_SNAPSHOT as u64 {
-            return Err(DecodeError::LimitExceeded("closes per snapshot"));
-        }
-        Ok(count as usize)
+    /// Writes one close.
+    pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.varint(self.cell.0.into())?;
+        writer.varint(self.age.into())
     }
 
     /// Reads one close.
@@ -139,9 +205,6 @@ impl Close {
 pub struct OwnerRecord {
     /// The nearest lattice point.
     pub position: LatticePosition,
-    /// Whether its low 16 bits are enough, because the receiver is known to hold a position that is less than
-    /// 2^15 steps away on every axis.
-    pub receiver_is_near: bool,
     /// What is beyond it, in 1/256 of a step per axis.
     pub fraction: [i8; 3],
     /// View direction, 65,536 to the full turn.
@@ -156,20 +219,9 @@ pub struct OwnerRecord {
     pub mana: u16,
 }
 
-/// First byte of an owner's record: bit 0 says that it is there, the others which groups differ from rest.
-const PRESENT: u8 = 1 << 0;
-const MOVING: u8 = 1 << 1;
-const HAS_STATE: u8 = 1 << 2;
-const NOT_FULL: u8 = 1 << 3;
-const LOW_POSITION: u8 = 1 << 4;
-const RISING: u8 = 1 << 5;
-const GROUPS: u8 = PRESENT | MOVING | HAS_STATE | NOT_FULL | LOW_POSITION | RISING;
-/// Bits of a low position per axis.
-const LOW_POSITION_BITS: u32 = 16;
-
 impl OwnerRecord {
     /// Bytes of a record at most.
-    pub const MAX_BYTES: usize = 1 + 15 + 2 + 6 + 2 + 4;
+    pub const MAX_BYTES: usize = 15 + 2 + 6 + 2 + 4;
 
     /// The exact position in centimetres.
     #[must_use]
@@ -195,76 +247,72 @@ impl OwnerRecord {
         (point, fraction)
     }
 
-    fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
-        let rising = self.velocity.z != 0;
-        let moving = self.velocity != Velocity::default();
-        let has_state = self.state != EntityState::NONE;
-        let not_full = self.health != u16::MAX || self.mana != u16::MAX;
+    /// The bits of the contents byte that say what of it is written.
+    fn groups(&self) -> u8 {
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-        writer.u8(PRESENT
-            | bit(moving, MOVING)
-            | bit(has_state, HAS_STATE)
-            | bit(not_full, NOT_FULL)
-            | bit(self.receiver_is_near, LOW_POSITION)
-            | bit(rising, RISING))?;
-        for (value, fraction) in self.position.to_array().into_iter().zip(self.fraction) {
-            if self.receiver_is_near {
-                writer.u16(value as u16)?;
+        contents::OWNER
+            | bit(self.velocity != Velocity::default(), contents::MOVING)
+            | bit(self.state != EntityState::NONE, contents::HAS_STATE)
+            | bit(self.health != u16::MAX || self.mana != u16::MAX, contents::NOT_FULL)
+            | bit(self.velocity.z != 0, contents::RISING)
+    }
+
+    fn encode(&self, brevity: Brevity, writer: &mut Writer<'_>) -> Result<(), Full> {
+        let has = |group| self.groups() & group != 0;
+        let axes = if brevity == Brevity::Level { 2 } else { 3 };
+        for (value, fraction) in self.position.to_array().into_iter().zip(self.fraction).take(axes) {
+            if brevity == Brevity::Full {
+                writer.u32(value as u32)?
             } else {
-                writer.u32(value as u32)?;
+                writer.u16(value as u16)?
             }
             writer.u8(fraction as u8)?;
         }
         writer.u16(self.yaw)?;
-        if moving {
+        if has(contents::MOVING) {
             writer.u16(self.velocity.x as u16)?;
             writer.u16(self.velocity.y as u16)?;
         }
-        if rising {
+        if has(contents::RISING) {
             writer.u16(self.velocity.z as u16)?;
         }
-        if has_state {
+        if has(contents::HAS_STATE) {
             writer.u16(self.state.to_bits() as u16)?;
         }
-        if not_full {
+        if has(contents::NOT_FULL) {
             writer.u16(self.health)?;
             writer.u16(self.mana)?;
         }
         Ok(())
     }
 
-    fn decode(reader: &mut Reader<'_>, held: Option<LatticePosition>) -> Result<Option<Self>, DecodeError> {
-        let groups = reader.u8()?;
-        if groups == 0 {
-            return Ok(None);
-        }
-        if groups & PRESENT == 0 || groups & !GROUPS != 0 {
-            return Err(DecodeError::BadValue("owner's record"));
-        }
-        let has = |group| groups & group != 0;
-        let receiver_is_near = has(LOW_POSITION);
-        let held = match (receiver_is_near, held) {
-            (true, None) => return Err(DecodeError::BadValue("owner's low position")),
-            (_, held) => held.unwrap_or_default().to_array(),
-        };
-        let mut position = [0; 3];
-        let mut fraction = [0; 3];
-        for axis in 0..3 {
-            position[axis] = if receiver_is_near {
-                nearest_with_low_bits(held[axis], reader.u16()?.into(), LOW_POSITION_BITS)
-            } else {
+    /// `held` is there unless the form is full.
+    fn decode(
+        reader: &mut Reader<'_>,
+        contents: u8,
+        brevity: Brevity,
+        held: Option<&Self>,
+    ) -> Result<Self, DecodeError> {
+        let has = |group| contents & group != 0;
+        let (mut position, mut fraction) =
+            held.map_or(([0; 3], [0; 3]), |held| (held.position.to_array(), held.fraction));
+        for axis in 0..if brevity == Brevity::Level { 2 } else { 3 } {
+            position[axis] = if brevity == Brevity::Full {
                 reader.u32()? as i32
+            } else {
+                nearest_with_low_bits(position[axis], reader.u16()?.into(), SHORT_BITS)
             };
             fraction[axis] = reader.u8()? as i8;
         }
         let yaw = reader.u16()?;
         let mut axis = |there: bool| Ok(if there { reader.u16()? as i16 } else { 0 });
-        let velocity = Velocity { x: axis(has(MOVING))?, y: axis(has(MOVING))?, z: axis(has(RISING))? };
-        let state = EntityState::from_bits(if has(HAS_STATE) { reader.u16()?.into() } else { 0 })?;
+        let (moves, rises) = (has(contents::MOVING), has(contents::RISING));
+        let velocity = Velocity { x: axis(moves)?, y: axis(moves)?, z: axis(rises)? };
+        let state = EntityState::from_bits(if has(contents::HAS_STATE) { reader.u16()?.into() } else { 0 })?;
         let (health, mana) =
-            if has(NOT_FULL) { (reader.u16()?, reader.u16()?) } else { (u16::MAX, u16::MAX) };
+            if has(contents::NOT_FULL) { (reader.u16()?, reader.u16()?) } else { (u16::MAX, u16::MAX) };
         let position = LatticePosition::from_array(position);
-        Ok(Some(Self { position, receiver_is_near, fraction, yaw, velocity, state, health, mana }))
+        Ok(Self { position, fraction, yaw, velocity, state, health, mana })
     }
 }
 
@@ -275,10 +323,9 @@ mod tests {
 
     fn any_owner() -> impl Strategy<Value = OwnerRecord> {
         let motion = (any::<[i32; 3]>(), any::<[i8; 3]>(), any::<u16>(), any::<[i16; 3]>(), any::<bool>());
-        (motion, 0u32..1 << 16, any::<[u16; 2]>(), any::<[bool; 2]>()).prop_map(
-            |((position, fraction, yaw, velocity, still), state, vitals, [full, near])| OwnerRecord {
+        (motion, 0u32..1 << 16, any::<[u16; 2]>(), any::<bool>()).prop_map(
+            |((position, fraction, yaw, velocity, still), state, vitals, full)| OwnerRecord {
                 position: LatticePosition::from_array(position),
-                receiver_is_near: near,
                 fraction,
                 yaw,
                 velocity: if still {
@@ -299,25 +346,39 @@ mod tests {
             tick in 1u32..,
             last_input: u32,
             owner in proptest::option::of(any_owner()),
-            closes in proptest::collection::vec((0..CELLS_PER_MAP, any::<u32>()), 0..CLOSES_PER_SNAPSHOT),
+            closes in proptest::collection::vec((0..CELLS_PER_MAP, any::<u32>()), 0..=CLOSES_PER_SNAPSHOT),
+            held in any_owner(),
             drift in any::<[i16; 3]>(),
+            elapsed: i16,
+            brevity in prop_oneof![Just(Brevity::Full), Just(Brevity::Short), Just(Brevity::Level)],
         ) {
-            let header = SnapshotHeader { tick, last_input, owner };
+            let brevity = if owner.is_none() { brevity.min(Brevity::Short) } else { brevity };
+            let header = SnapshotHeader { tick, last_input, owner, brevity, closes: closes.len() };
             let closes: Vec<Close> =
                 closes.into_iter().map(|(cell, age)| Close { cell: CellId(cell), age }).collect();
             let mut buffer = [0; 1024];
             let mut writer = Writer::new(&mut buffer);
             header.encode(&mut writer).unwrap();
-            Close::encode_all(closes.iter().copied(), &mut writer).unwrap();
+            closes.iter().try_for_each(|close| close.encode(&mut writer)).unwrap();
+            // The receiver holds something that is less than 2^15 ticks and steps away.
+            let mut held = held;
+            if let Some(owner) = owner {
+                let near = owner.position.to_array();
+                let near = [0, 1, 2].map(|axis| near[axis].wrapping_sub(drift[axis].into()));
+                held.position = LatticePosition::from_array(near);
+                if brevity == Brevity::Level {
+                    (held.position.z, held.fraction[2]) = (owner.position.z, owner.fraction[2]);
+                }
+            }
+            let held = SnapshotHeader { tick: tick.wrapping_sub(elapsed as u32), owner: Some(held), ..header };
             let mut reader = Reader::new(writer.written());
-            let held = owner.map_or([0; 3], |owner| owner.position.to_array());
-            let held = [0, 1, 2].map(|axis| held[axis].wrapping_sub(drift[axis].into()));
-            let held = Some(LatticePosition::from_array(held));
-            prop_assert_eq!(SnapshotHeader::decode(&mut reader, held), Ok(header));
-            let count = Close::decode_count(&mut reader).unwrap();
-            let decoded: Vec<Close> = (0..count).map(|_| Close::decode(&mut reader).unwrap()).collect();
+            prop_assert_eq!(SnapshotHeader::decode(&mut reader, Some(&held)), Ok(header));
+            let decoded: Vec<Close> =
+                (0..header.closes).map(|_| Close::decode(&mut reader).unwrap()).collect();
             prop_assert_eq!(decoded, closes);
             prop_assert!(reader.is_empty());
+            let without = SnapshotHeader::decode(&mut Reader::new(writer.written()), None);
+            prop_assert_eq!(without.is_ok(), brevity == Brevity::Full);
         }
 
         #[test]
@@ -325,7 +386,7 @@ mod tests {
             let lattice = Lattice::new(1.0);
             let (position, fraction) = OwnerRecord::split_position([cm, -cm, 0.0], lattice);
             let owner = OwnerRecord {
-                position, receiver_is_near: false, fraction, yaw: 0, velocity: Velocity::default(), state: EntityState::NONE,
+                position, fraction, yaw: 0, velocity: Velocity::default(), state: EntityState::NONE,
                 health: u16::MAX, mana: u16::MAX,
             };
             let back = owner.position_cm(lattice);
@@ -337,9 +398,22 @@ mod tests {
         fn any_bytes_decode_to_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = Welcome::decode(&bytes);
             let mut reader = Reader::new(&bytes);
-            let _ = SnapshotHeader::decode(&mut reader, None);
-            let _ = Close::decode_count(&mut reader);
-            let _ = Close::decode(&mut reader);
+            if let Ok(held) = SnapshotHeader::decode(&mut reader, None) {
+                let _ = Close::decode(&mut reader);
+                let _ = SnapshotHeader::decode(&mut Reader::new(&bytes), Some(&held));
+            }
+        }
+    }
+
+    #[test]
+    fn contents_that_make_no_sense_are_refused() {
+        let decode = |contents| SnapshotHeader::decode(&mut Reader::new(&[contents, 1, 0, 0, 0, 0, 0]), None);
+        assert!(decode(0).is_ok());
+        // Groups of an owner's record that is not there, and a height that is left out of a full one.
+        for contents in
+            [contents::MOVING, contents::NOT_FULL, contents::LEVEL, contents::OWNER | contents::LEVEL]
+        {
+            assert!(matches!(decode(contents), Err(DecodeError::BadValue(_))), "{contents:#x}");
         }
     }
 

@@ -162,7 +162,6 @@ impl OwnerRow {
         let widen = |share: u8| u16::from(share) * 257;
         OwnerRecord {
             position,
-            receiver_is_near: false,
             fraction,
             yaw: self.yaw,
             velocity: self.velocity,

@@ -4,7 +4,7 @@ use shadowland_wire::block::{AgeCode, BlockHeader, CellId, PageId};
 use shadowland_wire::codec::{Full, Writer};
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::DATAGRAM_BYTES;
-use shadowland_wire::message::server::{Close, SnapshotHeader};
+use shadowland_wire::message::server::{Brevity, OwnerRecord, SnapshotHeader};
 
 use super::encoder::Body;
 use super::ledger::Ledger;
@@ -32,7 +32,7 @@ pub struct Viewer {
     /// Answers since the last snapshot. They are looked at together with the entries that they are about, which
     /// the next snapshot needs anyway: what a viewer knows is far too much for any cache to keep for everybody.
     answered: Vec<u64>,
-    own_position: OwnPosition,
+    own: OwnState,
     stats: ViewerStats,
 }
 
@@ -66,7 +66,7 @@ impl Viewer {
             ledger: Ledger::new(),
             last_tick: 0,
             answered: Vec::with_capacity(ANSWERS),
-            own_position: OwnPosition::default(),
+            own: OwnState::default(),
             stats: ViewerStats::default(),
         }
     }
@@ -110,7 +110,7 @@ impl Viewer {
             }
             if packet.is_first {
                 self.subscriptions.closes_applied(packet.tick);
-                self.own_position.applied(packet.tick);
+                self.own.applied(packet.tick);
             }
         }
         self.answered.clear();
@@ -142,9 +142,13 @@ impl Viewer {
         self.subscriptions.follow(frame, position, encoder, &mut self.ledger);
         self.collect_due(frame, since, rtt_ticks.saturating_add(ANSWER_SLACK_TICKS), encoder);
         self.put_first_things_first(budget_bytes, encoder);
-        let mut record = owner.record(frame.lattice());
-        record.receiver_is_near = self.own_position.is_near(frame.tick(), record.position);
-        let header = SnapshotHeader { tick: frame.tick(), last_input: owner.last_input, owner: Some(record) };
+        let record = owner.record(frame.lattice());
+        let header = SnapshotHeader {
+            owner: Some(record),
+            brevity: self.own.tell(frame.tick(), &record),
+            closes: self.subscriptions.closes(frame.tick()).len(),
+            ..SnapshotHeader::new(frame.tick(), owner.last_input)
+        };
         Some(Snapshot { viewer: self, frame, encoder, header, budget_bytes, used: 0, next: 0, first: true })
     }
 
@@ -204,35 +208,52 @@ impl Viewer {
     }
 }
 
-/// What the viewer is known to hold of its own position. Every position that it may hold is within
-/// [`OwnPosition::RANGE`] of `known`, and so is every one that is sent in short form: they are never so far apart
-/// that the short form could be read wrong.
+/// What the viewer is known to hold of its own state. Every position that it may hold is within
+/// [`OwnState::RANGE`] of that of `known`, and so is every one that is sent in short form: they are never so far
+/// apart that the short form could be read wrong. Ticks likewise.
 #[derive(Debug, Default)]
-struct OwnPosition {
-    known: Option<LatticePosition>,
-    /// A position that was sent in full, not yet known to be held; since then all were, and all were near it.
+struct OwnState {
+    /// The position that all since were compared with, and the newest tick whose record the viewer is known to have
+    /// applied.
+    known: Option<(Tick, LatticePosition)>,
+    /// A record that was sent in full, not yet known to be held; since then all were, and all were near it.
     told: Option<(Tick, LatticePosition)>,
+    /// The last height, exactly, and the tick since when it is that.
+    height: (i32, i8),
+    level_since: Tick,
 }
 
-impl OwnPosition {
-    /// In steps; the short form reaches 2^15.
+impl OwnState {
+    /// In steps, and in ticks; the short form reaches 2^15.
     const RANGE: u32 = 1 << 14;
 
-    /// Whether the short form is enough for a position that is about to be sent.
-    fn is_near(&mut self, now: Tick, position: LatticePosition) -> bool {
-        let near = |other: LatticePosition| other.max_axis_distance(position) < Self::RANGE;
-        self.known = self.known.filter(|known| near(*known));
-        if self.known.is_none() && !self.told.is_some_and(|(_, told)| near(told)) {
-            self.told = Some((now, position));
+    /// How much of a record that is about to be sent can be left out.
+    fn tell(&mut self, now: Tick, record: &OwnerRecord) -> Brevity {
+        let near = |&(tick, position): &(Tick, LatticePosition)| {
+            now - tick < Self::RANGE && position.max_axis_distance(record.position) < Self::RANGE
+        };
+        let height = (record.position.z, record.fraction[2]);
+        if height != self.height {
+            (self.height, self.level_since) = (height, now);
         }
-        self.known.is_some()
+        self.known = self.known.filter(near);
+        if self.known.is_none() && !self.told.as_ref().is_some_and(near) {
+            self.told = Some((now, record.position));
+        }
+        match self.known {
+            None => Brevity::Full,
+            // Whatever the viewer holds that is newer has the same height.
+            Some((known, _)) if known >= self.level_since => Brevity::Level,
+            Some(_) => Brevity::Short,
+        }
     }
 
     /// The viewer has applied what was sent in a tick.
     fn applied(&mut self, tick: Tick) {
-        if let Some((_, told)) = self.told.filter(|(since, _)| tick >= *since) {
-            self.known = Some(told);
-            self.told = None;
+        if let Some((known, _)) = &mut self.known {
+            *known = tick.max(*known);
+        } else if let Some((_, told)) = self.told.take_if(|(since, _)| tick >= *since) {
+            self.known = Some((tick, told));
         }
     }
 }
@@ -272,10 +293,9 @@ impl Snapshot<'_> {
         self.viewer.ledger.open();
         if self.first {
             self.header.encode(writer)?;
-            Close::encode_all(self.viewer.subscriptions.closes(now), writer)?;
+            self.viewer.subscriptions.closes(now).try_for_each(|close| close.encode(writer))?;
         } else {
-            SnapshotHeader { owner: None, ..self.header }.encode(writer)?;
-            Close::encode_all(std::iter::empty(), writer)?;
+            SnapshotHeader { owner: None, closes: 0, ..self.header }.encode(writer)?;
         }
         let mut previous = CellId(0);
         while let Some(&due) = self.encoder.due.get(self.next) {
