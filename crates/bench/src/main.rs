@@ -1,5 +1,6 @@
 //! Measures what the server costs and what it holds. Every bench prints one JSON object a line with `--json`.
 
+mod attack;
 mod capacity;
 mod clock;
 mod handshake;
@@ -23,6 +24,8 @@ enum Bench {
     Transport(transport::Arguments),
     /// What a login costs the server, and how long a player waits for it.
     Handshake(handshake::Arguments),
+    /// What attackers can do to a running server: fails when one of them does harm.
+    Attack(attack::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -30,5 +33,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Capacity(arguments) => capacity::run(&arguments),
         Bench::Transport(arguments) => transport::run(&arguments),
         Bench::Handshake(arguments) => handshake::run(&arguments),
+        Bench::Attack(arguments) => attack::run(&arguments),
     }
 }

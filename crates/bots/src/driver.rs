@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 use rand::rngs::StdRng;
 use shadowland_client::replica::Watcher;
 use shadowland_client::session::{End, Event, Session};
-use shadowland_proto::{ConnectConfig, Time};
+use shadowland_proto::Time;
 use shadowland_udp::{RecvBatch, SendBatch};
 use shadowland_wire::block::EntityRecord;
 
@@ -290,7 +290,7 @@ impl Driver {
 
     fn connect(&mut self, now: Time, number: usize) {
         let bot = &mut self.bots[number];
-        let config = ConnectConfig { timeout: self.config.connect_timeout, ..ConnectConfig::default() };
+        let config = self.config.login(bot.index, &mut self.rng);
         match Session::new(config, self.config.server_key, &mut self.rng, now) {
             Ok(session) => {
                 if let Some(echo) = session.echo() {

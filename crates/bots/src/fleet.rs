@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
+use rand::{RngExt, SeedableRng};
 use shadowland_client::session::{End, Session};
-use shadowland_proto::Time;
+use shadowland_proto::{ConnectConfig, Identity, LoginToken, Time, TokenSigner};
 use thiserror::Error;
 
 use crate::driver::{Clock, Driver};
@@ -21,6 +21,8 @@ use crate::latency::Sample;
 pub const INPUT_HZ: u32 = 60;
 /// How often a bot may send a second: whole numbers of inputs a packet, no more than a message carries.
 pub const SEND_HZ: [u32; 6] = [60, 30, 20, 15, 12, 10];
+/// How long the login tokens of bots are good.
+const TOKEN_SECONDS: u64 = 60;
 /// Bots that a thread drives by default.
 const BOTS_PER_THREAD: usize = 2_500;
 /// Of all bots so many at most are sampled, so that measuring does not cost more than playing.
@@ -47,6 +49,9 @@ pub struct BotsConfig {
     pub connect_per_s: f64,
     /// How long a bot tries to connect.
     pub connect_timeout: Duration,
+    /// Seed of the key that signs login tokens, for a server that asks for them: each bot makes its own, for an account
+    /// with its number.
+    pub token_key: Option<[u8; 32]>,
     /// What the bots do.
     pub seed: u64,
     /// Whether some of the bots note what they apply, for [`Bots::drain_samples`].
@@ -68,6 +73,7 @@ impl BotsConfig {
             send_hz: INPUT_HZ,
             connect_per_s: 500.0,
             connect_timeout: Duration::from_secs(10),
+            token_key: None,
             seed: 1,
             sample: false,
             nice: 5,
@@ -90,6 +96,25 @@ impl BotsConfig {
     /// When the bot that is next after `before` others starts to connect.
     pub(crate) fn connect_at(&self, before: usize) -> Time {
         Time::default() + Duration::from_secs_f64(before as f64 / self.connect_per_s)
+    }
+
+    /// How the bot with this number logs in.
+    pub(crate) fn login(&self, index: usize, rng: &mut StdRng) -> ConnectConfig {
+        let mut config = ConnectConfig { timeout: self.connect_timeout, ..ConnectConfig::default() };
+        if let Some(seed) = &self.token_key {
+            let identity = Identity::generate(rng);
+            let issued_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let token = LoginToken {
+                id: rng.random(),
+                account: index as u64,
+                issued_s,
+                expires_s: issued_s + TOKEN_SECONDS,
+                client_key: identity.public_key(),
+            };
+            config.token = Some(TokenSigner::from_seed(seed).issue(&token).to_vec());
+            config.identity = Some(identity);
+        }
+        config
     }
 
     fn check(&self) -> Result<(), BotsError> {
@@ -354,6 +379,20 @@ mod tests {
         assert_eq!(sampled(&config(200)), 0, "nobody asked for samples");
         for (count, expected) in [(10, 1), (200, 13), (1_024, 64), (10_000, 64)] {
             assert_eq!(sampled(&BotsConfig { sample: true, ..config(count) }), expected, "of {count}");
+        }
+    }
+
+    #[test]
+    fn each_bot_has_a_login_token_of_its_own_if_the_server_asks_for_them() {
+        let mut rng = StdRng::seed_from_u64(1);
+        assert_eq!(config(2).login(1, &mut rng).token, None);
+        let config = BotsConfig { token_key: Some([5; 32]), ..config(2) };
+        for index in 0..2_usize {
+            let login = config.login(index, &mut rng);
+            let (token, key) = (login.token.unwrap(), login.identity.unwrap().public_key());
+            // Where a token has its account, and the key of the client that it is for.
+            assert_eq!(token[25..33], (index as u64).to_le_bytes());
+            assert_eq!(token[49..81], key);
         }
     }
 

@@ -204,8 +204,12 @@ pub fn run(
     Ok(report)
 }
 
-/// The configuration that the demo runs with.
-fn adapt(mut config: Config, players: usize) -> Result<Config, DemoError> {
+/// The configuration that a demo of so many players runs with: on a free port of the loopback interface, with room
+/// for the players, and a map on which they stand as densely as in `wander`.
+///
+/// # Errors
+/// When so many cannot be.
+pub fn adapt(mut config: Config, players: usize) -> Result<Config, DemoError> {
     let world = &mut config.world;
     let distance = world
         .layers

@@ -60,7 +60,9 @@ pub fn assemble_with_tokens(
     let guarded = matches!(config.security.auth, Auth::Token { .. });
     assert_eq!(guarded, tokens.is_some(), "security.auth = \"token\" and a verifier of tokens go together");
     let accounts = Accounts::new(workers);
-    let addresses = Arc::new(AddressLimit::new(config.security.sessions_per_address));
+    let addresses = AddressLimit::new(config.security.sessions_per_address);
+    let addresses =
+        Arc::new(if config.security.limit_loopback { addresses.with_loopback() } else { addresses });
     let mut cookie_master = Zeroizing::new([0; 32]);
     rng.fill_bytes(&mut *cookie_master);
     let mut to_workers = Vec::new();
@@ -96,6 +98,7 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
             budget_floor_bytes: OWN_BYTES,
             ..TransportConfig::default()
         },
+        limits_loopback: config.security.limit_loopback,
         rekey: config.security.rekey,
         client_bytes_per_s: config.security.client_bytes_per_s,
         ..EndpointConfig::default()

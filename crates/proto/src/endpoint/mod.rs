@@ -55,8 +55,11 @@ pub struct EndpointConfig {
     pub max_half_open_of_network: usize,
     /// How long a client may take to confirm the keys.
     pub half_open_timeout: Duration,
-    /// Requests per network (IPv4 /24, IPv6 /48). Loopback is not limited.
+    /// Requests per network (IPv4 /24, IPv6 /48).
     pub network_rate: Rate,
+    /// Whether the machine's own addresses are networks like others. Otherwise the limits of networks do not hold
+    /// for them.
+    pub limits_loopback: bool,
     /// Noise messages that the endpoint computes, so that a flood cannot take the tick's CPU (about 0.1 ms
     /// each).
     pub handshake_rate: Rate,
@@ -83,6 +86,7 @@ impl Default for EndpointConfig {
             max_half_open_of_network: 32,
             half_open_timeout: Duration::from_secs(5),
             network_rate: Rate { per_second: 64, burst: 256 },
+            limits_loopback: false,
             handshake_rate: Rate { per_second: 1_000, burst: 32 },
             addresses: Arc::new(AddressLimit::new(SESSIONS_MAX)),
             client_bytes_per_s: 256 * 1024,
@@ -216,7 +220,7 @@ impl<T> Endpoint<T> {
             transport: Arc::new(config.transport.clone().within_bounds()),
             identity,
             cookies: Cookies::new(cookie_master),
-            networks: NetworkBuckets::new(&network_key, config.network_rate),
+            networks: NetworkBuckets::new(&network_key, config.network_rate, config.limits_loopback),
             handshakes: Bucket::default(),
             remembered: Remembered::default(),
             refusing: None,

@@ -47,30 +47,32 @@ impl Bucket {
 pub(super) struct NetworkBuckets {
     key: hmac::Key,
     rate: Rate,
+    limits_loopback: bool,
     buckets: Box<[Bucket]>,
     /// Half-open sessions by bucket.
     half_open: Box<[u16]>,
 }
 
-/// The bucket of a network; the machine itself has none.
+/// The bucket of a network; the machine itself has none, unless its addresses are limited too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Network(Option<usize>);
 
 impl NetworkBuckets {
-    pub(super) fn new(key: &[u8; 32], rate: Rate) -> Self {
+    pub(super) fn new(key: &[u8; 32], rate: Rate, limits_loopback: bool) -> Self {
         Self {
             key: hmac::Key::new(HMAC_SHA256, key),
             rate,
+            limits_loopback,
             buckets: vec![Bucket::default(); NETWORK_BUCKETS].into_boxed_slice(),
             half_open: vec![0; NETWORK_BUCKETS].into_boxed_slice(),
         }
     }
 
     /// The network that `address` is in: an IPv4 /24 or an IPv6 /48. The machine itself is not limited: who sends
-    /// from there has no need of a flood.
+    /// from there has no need of a flood; unless that is asked for.
     pub(super) fn of(&self, address: IpAddr) -> Network {
         let address = address.to_canonical();
-        if address.is_loopback() {
+        if address.is_loopback() && !self.limits_loopback {
             return Network(None);
         }
         let digest = match address {
@@ -127,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_network_is_limited_as_a_whole_and_the_machine_itself_is_not() {
-        let mut networks = NetworkBuckets::new(&[1; 32], RATE);
+        let mut networks = NetworkBuckets::new(&[1; 32], RATE, false);
         let mut taken = |address: fn(u8) -> String| {
             let networks = &mut networks;
             let of = |networks: &NetworkBuckets, host| networks.of(address(host).parse().unwrap());

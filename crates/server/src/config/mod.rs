@@ -87,6 +87,8 @@ pub struct SecurityConfig {
     pub auth: Auth,
     /// Sessions that may come from one address.
     pub sessions_per_address: usize,
+    /// Whether the limits of addresses and networks hold for this machine's own too.
+    pub limit_loopback: bool,
     /// Bytes a second that a player may send.
     pub client_bytes_per_s: u64,
     /// When the keys of a session are replaced.
@@ -195,6 +197,7 @@ impl Effective {
                     _ => Auth::Open,
                 },
                 sessions_per_address: self.whole("security.sessions_per_address"),
+                limit_loopback: self.text("security.loopback") == "limited",
                 client_bytes_per_s: self.whole("security.client_bytes_per_s") as u64,
                 rekey: RekeyLimits {
                     bytes: self.whole("security.rekey_bytes") as u64,

@@ -137,9 +137,15 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "security.sessions_per_address",
-        meaning: "Sessions from one address (IPv4, or IPv6 /64) at a time; this machine's own have no limit.",
+        meaning: "Sessions from one address (IPv4, or IPv6 /64) at a time.",
         kind: Kind::Whole { min: 1, max: 60_000 },
         default: || Value::Whole(64),
+    },
+    Setting {
+        key: "security.loopback",
+        meaning: "Whether limits by address and network hold for this machine's own addresses too.",
+        kind: Kind::Word(&["unlimited", "limited"]),
+        default: || Value::Text("unlimited".into()),
     },
     Setting {
         key: "security.client_bytes_per_s",
