@@ -1,6 +1,6 @@
 //! `docs/PROTOCOL.md` and the code say the same: types, limits, examples.
 
-use shadowland_proto::{LoginToken, TokenSigner};
+use shadowland_proto::{LoginToken, TokenSigner, TransportConfig};
 use shadowland_wire::ack::{AckBlock, AckDelay};
 use shadowland_wire::codec::Writer;
 use shadowland_wire::header::{Channel, Flags, Header};
@@ -10,6 +10,7 @@ use shadowland_wire::message::fragment::{Fragment, Whole};
 use shadowland_wire::message::{ClientType, ControlType, Frame, MessageId, ServerType, StreamId};
 
 const DOCUMENT: &str = include_str!("../../../docs/PROTOCOL.md");
+const TUNING: &str = include_str!("../../../docs/TUNING.md");
 
 fn row(first: &str) -> &'static str {
     let row = DOCUMENT.lines().find(|line| line.starts_with(&format!("| {first} |")));
@@ -58,6 +59,33 @@ fn the_limits_are_those_of_the_code() {
     assert!(row("sequence").contains("2^48"));
     assert_eq!(limits::SEQUENCE_MAX, 1 << 48);
     assert_eq!(limits::RELIABLE_FIRST_ID_MAX, 1 << 62);
+}
+
+/// `docs/TUNING.md` has a row for every figure of the transport, with its default.
+#[test]
+fn every_default_of_the_transport_is_documented_as_it_is() {
+    let config = format!("{:?}", TransportConfig::default());
+    let fields = config.trim_start_matches("TransportConfig { ").trim_end_matches(" }").split(", ");
+    let table = TUNING.split("## Defaults").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut count = 0;
+    for (name, value) in fields.map(|field| field.split_once(": ").unwrap()) {
+        let row = table.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        let told = row.unwrap_or_else(|| panic!("no row for {name}")).split(" | ").nth(1).unwrap();
+        assert_eq!(told.split([',', '(']).next().unwrap().trim(), in_words(value), "{name}");
+        count += 1;
+    }
+    assert_eq!(count, table.lines().filter(|line| line.starts_with("| `")).count());
+}
+
+/// As the document writes what `Debug` prints.
+fn in_words(value: &str) -> String {
+    let unit = value.trim_start_matches(|c: char| c.is_ascii_digit());
+    match (value[..value.len() - unit.len()].parse::<u64>(), unit) {
+        (Ok(bytes), "") if bytes >= 4_096 => format!("{} KiB", bytes / 1_024),
+        (Ok(number), "") => number.to_string(),
+        (Ok(number), unit) => format!("{number} {unit}"),
+        (Err(_), word) => word.to_lowercase(),
+    }
 }
 
 #[test]

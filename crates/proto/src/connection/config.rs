@@ -45,6 +45,9 @@ pub struct TransportConfig {
     pub window_bytes: u32,
     /// Largest reliable message that this side takes and sends, at most [`MESSAGE_BYTES_MAX`].
     pub message_bytes: usize,
+    /// A large message that is incomplete ends the session as undeliverable when no piece comes for so long,
+    /// though the peer is heard.
+    pub assembly_expiry: Duration,
     /// Whether reliable messages from 512 bytes on are compressed when that seems to pay.
     pub compress: bool,
     /// How the sending rate is found.
@@ -85,6 +88,7 @@ impl Default for TransportConfig {
             window_messages: REORDER_WINDOW as u16,
             window_bytes: REORDER_BYTES as u32,
             message_bytes: MESSAGE_BYTES,
+            assembly_expiry: Duration::from_secs(10),
             compress: true,
             congestion: Congestion::default(),
             burst: Duration::from_millis(17),

@@ -2,8 +2,8 @@
 //!
 //! A piece is a reliable message like any other, so that loss, order and back-pressure are not told twice. A
 //! receiver holds no more than what has arrived, of at most [`ASSEMBLIES`] messages at a time, which a sender
-//! keeps to. A message whose pieces stop coming, while the peer is heard, ends the session: the rest of its
-//! stream could never be delivered.
+//! keeps to. When pieces stop coming, while the peer is heard, the session ends: the rest of the stream could never be
+//! delivered.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,11 +15,9 @@ use shadowland_wire::message::fragment::{Fragment, Whole};
 
 use super::Receiver;
 use super::compress::decompress;
+use super::config::TransportConfig;
 use crate::Time;
 
-/// A message that gets no further piece for so long has failed, silence of the peer not counted. Longer than the
-/// 18 s after which a sender gives up a piece that is lost again and again.
-const EXPIRY: Duration = Duration::from_secs(30);
 /// A pause between packets of the peer that counts as silence.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -49,6 +47,9 @@ pub(super) struct Assemblies {
     /// By the place of the first piece.
     open: BTreeMap<MessageId, Assembly>,
     message_bytes: usize,
+    expiry: Duration,
+    /// Time of the last piece, silence taken off.
+    progress_at: Time,
     /// Silence of the peer, all together.
     silence: Duration,
     heard_at: Time,
@@ -58,13 +59,18 @@ pub(super) struct Assemblies {
 struct Assembly {
     whole: Whole,
     pieces: BTreeMap<u32, Box<[u8]>>,
-    /// Time of the last piece, silence taken off.
-    progress_at: Time,
 }
 
 impl Assemblies {
-    pub(super) fn new(message_bytes: usize) -> Self {
-        Self { open: BTreeMap::new(), message_bytes, silence: Duration::ZERO, heard_at: Time::default() }
+    pub(super) fn new(config: &TransportConfig) -> Self {
+        Self {
+            open: BTreeMap::new(),
+            message_bytes: config.message_bytes,
+            expiry: config.assembly_expiry,
+            progress_at: Time::default(),
+            silence: Duration::ZERO,
+            heard_at: Time::default(),
+        }
     }
 
     /// A packet of the peer has arrived.
@@ -78,8 +84,18 @@ impl Assemblies {
 
     /// Whether a message has failed.
     pub(super) fn has_expired(&self) -> bool {
-        let audible = self.audible();
-        self.open.values().any(|assembly| audible - assembly.progress_at > EXPIRY)
+        !self.open.is_empty() && self.audible() - self.progress_at > self.expiry
+    }
+
+    /// Bytes of pieces.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.open.values().flat_map(|assembly| assembly.pieces.values()).map(|piece| piece.len()).sum()
+    }
+
+    /// A piece has come, be it for the second time or ahead of a gap: the peer is at work.
+    pub(super) fn touch(&mut self) {
+        self.progress_at = self.audible();
     }
 
     /// Takes the piece at `place`, which has not arrived before; gives the message to `receiver` if it was the
@@ -102,16 +118,10 @@ impl Assemblies {
         if !self.open.contains_key(&first) && self.open.len() >= ASSEMBLIES {
             return Err(Refused::Malformed);
         }
-        let progress_at = self.audible();
-        let assembly = self.open.entry(first).or_insert_with(|| Assembly {
-            whole,
-            pieces: BTreeMap::new(),
-            progress_at,
-        });
+        let assembly = self.open.entry(first).or_insert_with(|| Assembly { whole, pieces: BTreeMap::new() });
         if assembly.whole != whole {
             return Err(Refused::Malformed);
         }
-        assembly.progress_at = progress_at;
         assembly.pieces.insert(index, piece.into());
         if assembly.pieces.len() < whole.pieces() as usize {
             return Ok(());
@@ -159,6 +169,10 @@ mod tests {
         MessageId { stream: StreamId::new(Channel::ReliableUnordered, 0).unwrap(), id }
     }
 
+    fn assemblies_of(message_bytes: usize) -> Assemblies {
+        Assemblies::new(&TransportConfig { message_bytes, ..TransportConfig::default() })
+    }
+
     fn at(seconds: u64) -> Time {
         Time::from_micros(seconds * 1_000_000)
     }
@@ -173,7 +187,7 @@ mod tests {
     fn pieces_in_any_order_make_the_message() {
         for size in [1, 999, 1_000, 1_001, 5_000, 65_537] {
             let (bytes, fragments) = fragments(size);
-            let (mut assemblies, mut log) = (Assemblies::new(100_000), Log::default());
+            let (mut assemblies, mut log) = (assemblies_of(100_000), Log::default());
             for (index, fragment) in fragments.iter().enumerate().rev() {
                 assert!(log.0.is_empty());
                 assemblies.take(place(50 + index as u64), fragment, &mut log).unwrap();
@@ -186,7 +200,7 @@ mod tests {
     #[test]
     fn a_hoarder_gets_no_more_than_its_assemblies() {
         let (_, fragments) = fragments(2_000);
-        let (mut assemblies, mut log) = (Assemblies::new(100_000), Log::default());
+        let (mut assemblies, mut log) = (assemblies_of(100_000), Log::default());
         for number in 0..ASSEMBLIES as u64 {
             assemblies.take(place(10 * number), &fragments[0], &mut log).unwrap();
         }
@@ -198,7 +212,7 @@ mod tests {
 
     #[test]
     fn contradictions_and_messages_above_the_limit_are_refused() {
-        let (mut assemblies, mut log) = (Assemblies::new(5_000), Log::default());
+        let (mut assemblies, mut log) = (assemblies_of(5_000), Log::default());
         assert_eq!(assemblies.take(place(0), &fragments(5_001).1[0], &mut log), Err(Refused::Malformed));
         assemblies.take(place(0), &fragments(4_000).1[0], &mut log).unwrap();
         assert_eq!(assemblies.take(place(1), &fragments(3_000).1[1], &mut log), Err(Refused::Malformed));
@@ -207,16 +221,22 @@ mod tests {
 
     #[test]
     fn a_message_that_gets_no_further_expires_but_silence_does_not_count() {
-        let (mut assemblies, mut log) = (Assemblies::new(5_000), Log::default());
+        let (mut assemblies, mut log) = (assemblies_of(5_000), Log::default());
         assemblies.heard(at(100));
+        assemblies.touch();
         assemblies.take(place(0), &fragments(4_000).1[0], &mut log).unwrap();
         assemblies.heard(at(112));
         assert!(!assemblies.has_expired(), "nothing was heard meanwhile");
-        for second in 113..=142 {
+        for second in 113..=120 {
+            assemblies.heard(at(second));
+        }
+        // One that is there already shows that the peer is at work.
+        assemblies.touch();
+        for second in 121..=130 {
             assemblies.heard(at(second));
             assert!(!assemblies.has_expired(), "after {second} s");
         }
-        assemblies.heard(at(143));
+        assemblies.heard(at(131));
         assert!(assemblies.has_expired());
     }
 }

@@ -34,7 +34,7 @@ struct Held {
 /// Why a message is not taken. Its packet must not be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotTaken {
-    /// It is too far ahead, or there is no room to hold it.
+    /// It is too far ahead, or there is no room for it, here or at the application.
     AheadOfWindow,
     /// It is a piece of a larger message that can never be delivered: the peer breaks the protocol.
     Broken,
@@ -47,7 +47,7 @@ impl Inbox {
             unordered: Arrived::default(),
             held: BTreeMap::new(),
             held_bytes: 0,
-            assemblies: Assemblies::new(config.message_bytes),
+            assemblies: Assemblies::new(config),
             window_messages: u64::from(config.window_messages),
             window_bytes: config.window_bytes as usize,
         }
@@ -66,9 +66,12 @@ impl Inbox {
         body: &[u8],
         receiver: &mut impl Receiver,
     ) -> Result<(), NotTaken> {
+        if kind == ControlType::Fragment as u8 {
+            self.assemblies.touch();
+        }
         let next = self.next_id[place.stream.index()];
         let Some(ahead) = place.id.checked_sub(next) else { return Ok(()) };
-        if ahead >= self.window_messages {
+        if ahead >= self.window_messages || !receiver.has_room() {
             return Err(NotTaken::AheadOfWindow);
         }
         match place.stream.channel() {
@@ -176,9 +179,47 @@ impl Arrived {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use shadowland_wire::limits::REORDER_BYTES;
+    use shadowland_wire::codec::Writer;
+    use shadowland_wire::limits::{ASSEMBLIES, FRAGMENT_BYTES, REORDER_BYTES};
+    use shadowland_wire::message::fragment::{Fragment, Whole};
 
     const WINDOW: u64 = REORDER_WINDOW as u64;
+
+    /// The bound that `docs/TUNING.md` states, against a sender that keeps to no window and completes nothing.
+    #[test]
+    fn a_hostile_sender_is_held_to_the_bound() {
+        let config = TransportConfig::default();
+        let (mut inbox, mut log) = (Inbox::new(&config), Delivered::default());
+        let fragment = |index: u32, body: &mut Vec<u8>| {
+            let whole = Whole { kind: 0x40, size: config.message_bytes as u32, plain_size: None };
+            let mut buffer = [0; 1_100];
+            let mut writer = Writer::new(&mut buffer);
+            Fragment { whole, index, piece: &[7; FRAGMENT_BYTES] }.encode(&mut writer).unwrap();
+            *body = writer.written().to_vec();
+        };
+        let mut body = Vec::new();
+        // Four large messages on ordered streams, of each the last piece but one and all before it.
+        for stream in 0..ASSEMBLIES as u8 {
+            let stream = StreamId::new(Channel::ReliableOrdered, stream).unwrap();
+            for index in 0..(config.message_bytes / FRAGMENT_BYTES) as u32 {
+                fragment(index, &mut body);
+                let place = MessageId { stream, id: u64::from(index) };
+                inbox.accept(place, ControlType::Fragment as u8, &body, &mut log).unwrap();
+            }
+        }
+        // And whatever can be ahead of a gap, on all of them.
+        for stream in 0..8 {
+            let stream = StreamId::new(Channel::ReliableOrdered, stream).unwrap();
+            for id in 0..1_000 {
+                let _ = inbox.accept(MessageId { stream, id }, 0x40, &[9; 1_024], &mut log);
+            }
+        }
+        assert!(inbox.held_bytes <= config.window_bytes as usize);
+        assert!(inbox.held.len() <= 8 * REORDER_WINDOW);
+        let assembled = inbox.assemblies.bytes();
+        assert!(assembled <= ASSEMBLIES * config.message_bytes, "{assembled}");
+        assert!(assembled > ASSEMBLIES * (config.message_bytes - 2 * FRAGMENT_BYTES), "it was tried");
+    }
 
     #[derive(Default)]
     struct Delivered(Vec<Vec<u8>>);

@@ -93,6 +93,12 @@ const DISCONNECTS: u8 = 3;
 pub trait Receiver {
     /// A message has arrived: an unreliable one at once, a reliable one exactly once and in its order.
     fn message(&mut self, kind: u8, body: &[u8]);
+    /// Whether there is room for another reliable message. While there is none, the peer keeps what it sends, and
+    /// `send` says full there; but it gives up after its last retry. Messages that wait here for an earlier one are
+    /// delivered all the same, so that up to a window of them can come at once.
+    fn has_room(&self) -> bool {
+        true
+    }
     /// The peer has applied a packet that we sent.
     fn acked(&mut self, sequence: u64);
 }
@@ -365,7 +371,7 @@ impl Connection {
             return self.close(now, DisconnectReason::IdleTimeout);
         }
         if self.inbox.assemblies.has_expired() {
-            return self.close(now, DisconnectReason::ProtocolViolation);
+            return self.close(now, DisconnectReason::Undeliverable);
         }
         if self.repeat_reliable(now).is_err() {
             return self.close(now, DisconnectReason::Undeliverable);

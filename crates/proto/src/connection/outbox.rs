@@ -21,6 +21,9 @@ use crate::Time;
 /// Packets per message that are remembered: a message that was sent again is also acknowledged by a late
 /// acknowledgement of its first packets.
 const CARRIERS: usize = 4;
+/// A message that was lost so often, timeouts not counted, waits for its timeout when it is lost again. So whatever the peer does not take, for
+/// want of room or of will, is counted among the retries before long, and not sent with every round trip.
+const LOST_AT_MOST: u32 = 8;
 /// When no piece of a large message has left for so long, smaller messages leave it room in the peer's window.
 const PIECE_PATIENCE: Duration = Duration::from_secs(1);
 /// The id of the first message of every stream.
@@ -53,6 +56,8 @@ pub(super) struct Outbox {
     /// Of whole messages, and of pieces of large ones: so that neither fills the other's place.
     held: [Held; 2],
     in_flight_bytes: usize,
+    /// Of messages that have left and that the peer, as far as is known, may have to hold for an earlier one.
+    may_be_held_bytes: usize,
     waiting: usize,
     /// The windows do not let any waiting message go until an acknowledgement arrives.
     blocked: bool,
@@ -83,13 +88,25 @@ struct Outgoing {
     kind: u8,
     /// Whether it is one of several pieces of a large message.
     is_piece_of_several: bool,
-    in_flight: bool,
+    progress: Progress,
     timeouts: u8,
     times_sent: u32,
     sent_at: Time,
     /// The last packets that carried it; 0 for none.
     carriers: [u64; CARRIERS],
     body: Box<[u8]>,
+    /// Of the body, which is not kept once it was acknowledged.
+    bytes: usize,
+}
+
+/// How far a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// For a packet.
+    Waits,
+    InFlight,
+    /// Acknowledged; the peer cannot deliver it before an earlier one of its stream.
+    HeldByPeer,
 }
 
 /// How far filling a packet went.
@@ -186,6 +203,7 @@ impl Outbox {
             messages: VecDeque::new(),
             held: [Held::default(); 2],
             in_flight_bytes: 0,
+            may_be_held_bytes: 0,
             waiting: 0,
             blocked: false,
             next_id: [FIRST_ID; StreamId::COUNT],
@@ -200,11 +218,11 @@ impl Outbox {
         }
     }
 
-    /// Keeps to the windows that the peer has told, if they are smaller than those that we know.
+    /// Keeps to the windows that the peer has told. However wide they are, no more is kept than `send` takes.
     pub(super) fn set_windows(&mut self, messages: u16, bytes: u32, message_bytes: u32) {
         self.peer_message_bytes = message_bytes as usize;
         self.window_messages = u64::from(messages).clamp(1, REORDER_WINDOW as u64);
-        self.window_bytes = (bytes as usize).clamp(RELIABLE_MESSAGE_BYTES, REORDER_BYTES);
+        self.window_bytes = (bytes as usize).max(RELIABLE_MESSAGE_BYTES);
     }
 
     /// Takes a message for sending.
@@ -273,11 +291,12 @@ impl Outbox {
             place: MessageId { stream, id: *next_id },
             kind,
             is_piece_of_several,
-            in_flight: false,
+            progress: Progress::Waits,
             timeouts: 0,
             times_sent: 0,
             sent_at: Time::default(),
             carriers: [0; CARRIERS],
+            bytes: body.len(),
             body,
         });
         *next_id += 1;
@@ -293,7 +312,7 @@ impl Outbox {
 
     /// Messages that are not acknowledged yet.
     pub(super) fn len(&self) -> usize {
-        self.messages.len()
+        self.held.iter().map(|held| held.messages).sum()
     }
 
     /// Bytes of messages under way.
@@ -311,8 +330,8 @@ impl Outbox {
         self.resent
     }
 
-    /// Writes waiting messages, into a packet that is sure to be sent: oldest
-    /// first, but whole ones before pieces of large ones in three of four packets.
+    /// Writes waiting messages, into a packet that is sure to be sent: oldest first, but whole ones of a stream before
+    /// pieces of another stream's large ones in three of four packets.
     pub(super) fn fill(&mut self, departure: Departure<'_>, writer: &mut Writer<'_>) -> Filled {
         let mut filled = Filled::default();
         let mut lack_of_room = false;
@@ -320,13 +339,12 @@ impl Outbox {
         let has_large = self.large.iter().any(Option::is_some);
         let starved = has_large && departure.now - self.piece_left_at > PIECE_PATIENCE;
         let fragments_first = has_large && (starved || departure.sequence.is_multiple_of(4));
+        let mut leaves_room = false;
         for of_fragments in [fragments_first, !fragments_first] {
             if has_large || !of_fragments {
-                let pass = self.fill_with(of_fragments, departure, writer, &mut filled);
+                let pass = self.fill_with(of_fragments, leaves_room, departure, writer, &mut filled);
                 lack_of_room |= pass == Pass::PacketFull;
-                if starved && of_fragments && pass == Pass::WindowFull {
-                    break;
-                }
+                leaves_room = starved && pass == Pass::WindowFull;
             }
         }
         if filled.fragments || !has_large {
@@ -336,23 +354,33 @@ impl Outbox {
         filled
     }
 
+    /// With `leaves_room`, nothing that the peer may have to hold leaves for the first time.
     fn fill_with(
         &mut self,
         of_fragments: bool,
+        leaves_room: bool,
         departure: Departure<'_>,
         writer: &mut Writer<'_>,
         filled: &mut Filled,
     ) -> Pass {
         let mut pass = Pass::Done;
-        for message in self.messages.iter_mut().filter(|message| !message.in_flight) {
-            if message.is_piece_of_several != of_fragments {
-                continue;
-            }
+        // Of an ordered stream, nothing leaves for the first time before what is in front of it has left.
+        let mut held_up = [false; StreamId::COUNT];
+        for message in self.messages.iter_mut().filter(|message| message.progress == Progress::Waits) {
             let stream = message.place.stream.index();
-            if message.place.id - self.oldest_id[stream] >= self.window_messages {
+            let is_new = message.times_sent == 0;
+            if message.is_piece_of_several != of_fragments {
+                held_up[stream] |= is_new && message.is_ordered();
                 continue;
             }
-            if self.in_flight_bytes + message.body.len() > self.window_bytes {
+            let ahead = message.place.id - self.oldest_id[stream];
+            if is_new && held_up[stream] || ahead >= self.window_messages {
+                continue;
+            }
+            // The peer never has to hold what it waits for, and what has left before is counted already.
+            let has_room = self.may_be_held_bytes + message.bytes <= self.window_bytes && !leaves_room;
+            if is_new && ahead > 0 && !has_room {
+                held_up[stream] = message.is_ordered();
                 pass = Pass::WindowFull;
                 continue;
             }
@@ -361,10 +389,11 @@ impl Outbox {
                 return Pass::PacketFull;
             }
             filled.note(message);
-            self.resent += u64::from(message.times_sent > 0);
+            self.resent += u64::from(!is_new);
+            self.may_be_held_bytes += if is_new { message.bytes } else { 0 };
             message.leave(departure.now, departure.sequence);
             self.waiting -= 1;
-            self.in_flight_bytes += message.body.len();
+            self.in_flight_bytes += message.bytes;
             let deadline = departure.now + departure.timeouts.after(message.timeouts);
             self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
@@ -373,39 +402,51 @@ impl Outbox {
 
     /// The peer has applied the packet `sequence`: what it carried needs no keeping.
     pub(super) fn acked(&mut self, sequence: u64) {
-        let Self { held, in_flight_bytes, waiting, large, .. } = self;
-        self.messages.retain(|message| {
-            let acked = message.carriers.contains(&sequence);
-            if acked {
-                Large::acked(large, message.place);
-                let held = &mut held[usize::from(message.is_piece_of_several)];
-                held.messages -= 1;
-                held.bytes -= message.body.len();
-                if message.in_flight {
-                    *in_flight_bytes -= message.body.len();
-                } else {
-                    *waiting -= 1;
-                }
+        let carried = |message: &&mut Outgoing| message.carriers.contains(&sequence);
+        for message in self.messages.iter_mut().filter(carried) {
+            match message.progress {
+                Progress::HeldByPeer => continue,
+                Progress::InFlight => self.in_flight_bytes -= message.bytes,
+                Progress::Waits => self.waiting -= 1,
             }
-            !acked
-        });
-        self.oldest_id = self.next_id;
-        for message in self.messages.iter().rev() {
-            self.oldest_id[message.place.stream.index()] = message.place.id;
+            Large::acked(&mut self.large, message.place);
+            let held = &mut self.held[usize::from(message.is_piece_of_several)];
+            held.messages -= 1;
+            held.bytes -= message.bytes;
+            message.progress = Progress::HeldByPeer;
+            message.body = Box::default();
         }
+        self.forget_delivered();
         self.blocked = false;
+    }
+
+    /// Forgets the acknowledged messages that the peer need not hold.
+    fn forget_delivered(&mut self) {
+        let Self { messages, oldest_id, may_be_held_bytes, .. } = self;
+        *oldest_id = self.next_id;
+        for message in messages.iter().rev().filter(|message| message.progress != Progress::HeldByPeer) {
+            oldest_id[message.place.stream.index()] = message.place.id;
+        }
+        messages.retain(|message| {
+            let MessageId { stream, id } = message.place;
+            let waits = message.is_ordered() && id > oldest_id[stream.index()];
+            let forget = message.progress == Progress::HeldByPeer && !waits;
+            *may_be_held_bytes -= if forget { message.bytes } else { 0 };
+            !forget
+        });
     }
 
     /// Packets up to `sequence` are lost unless acknowledged: what only they carried goes out again.
     pub(super) fn lost_up_to(&mut self, sequence: u64) {
-        if self.in_flight_bytes == 0 && self.messages.len() == self.waiting {
+        if self.in_flight_bytes == 0 && self.len() == self.waiting {
             return;
         }
-        for message in self.messages.iter_mut().filter(|message| message.in_flight) {
-            if message.carriers[0] <= sequence {
-                message.in_flight = false;
+        for message in self.messages.iter_mut().filter(|message| message.progress == Progress::InFlight) {
+            let lost_before = message.times_sent - 1 - u32::from(message.timeouts);
+            if message.carriers[0] <= sequence && lost_before < LOST_AT_MOST {
+                message.progress = Progress::Waits;
                 self.waiting += 1;
-                self.in_flight_bytes -= message.body.len();
+                self.in_flight_bytes -= message.bytes;
                 self.blocked = false;
             }
         }
@@ -423,7 +464,7 @@ impl Outbox {
         }
         self.deadline = None;
         let mut timed_out = 0;
-        for message in self.messages.iter_mut().filter(|message| message.in_flight) {
+        for message in self.messages.iter_mut().filter(|message| message.progress == Progress::InFlight) {
             let deadline = message.sent_at + timeouts.after(message.timeouts);
             if now < deadline {
                 self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
@@ -434,23 +475,27 @@ impl Outbox {
             }
             timed_out += 1;
             message.timeouts += 1;
-            message.in_flight = false;
+            message.progress = Progress::Waits;
             self.waiting += 1;
-            self.in_flight_bytes -= message.body.len();
+            self.in_flight_bytes -= message.bytes;
             self.blocked = false;
         }
         Ok(timed_out)
     }
 
-    /// Forgets everything: the session is over.
+    /// Forgets everything but what was counted: the session is over.
     pub(super) fn clear(&mut self) {
-        *self = Self::new();
+        *self = Self { resent: self.resent, ..Self::new() };
     }
 }
 
 impl Outgoing {
+    fn is_ordered(&self) -> bool {
+        self.place.stream.channel() == Channel::ReliableOrdered
+    }
+
     fn leave(&mut self, now: Time, sequence: u64) {
-        self.in_flight = true;
+        self.progress = Progress::InFlight;
         self.sent_at = now;
         self.times_sent = self.times_sent.saturating_add(1);
         self.carriers.rotate_right(1);
@@ -510,6 +555,45 @@ mod tests {
         outbox.acked(1);
         assert!(outbox.is_ready());
         assert_eq!(fill(&mut outbox, Time::default(), 2), 5);
+    }
+
+    #[test]
+    fn what_the_peer_holds_ahead_of_a_gap_counts_in_its_window() {
+        let config = TransportConfig { compress: false, ..TransportConfig::default() };
+        let mut outbox = Outbox::new();
+        outbox.set_windows(256, 10 * 1_000, 65_536);
+        for _ in 0..30 {
+            outbox.push(&config, Channel::ReliableOrdered, 0, KIND, &[0; 1_000]).unwrap();
+        }
+        // One a packet; all but the first are acknowledged.
+        let fill_all = |outbox: &mut Outbox, first: u64| {
+            (first..).take_while(|&sequence| fill(outbox, Time::default(), sequence) > 0).count() as u64
+        };
+        let packets = fill_all(&mut outbox, 1);
+        (2..=packets).for_each(|sequence| outbox.acked(sequence));
+        assert_eq!((packets, outbox.may_be_held_bytes, outbox.in_flight_bytes), (10, 10_000, 1_000));
+        assert_eq!(fill_all(&mut outbox, 20), 0, "the peer could not hold more");
+        // What it waits for goes again all the same, and makes room.
+        outbox.lost_up_to(1);
+        assert_eq!(fill_all(&mut outbox, 30), 1);
+        assert!(!outbox.is_ready());
+        outbox.acked(30);
+        assert_eq!((outbox.may_be_held_bytes, outbox.in_flight_bytes, outbox.len()), (0, 0, 20));
+        assert_eq!(fill_all(&mut outbox, 40), 10);
+    }
+
+    #[test]
+    fn what_is_lost_again_and_again_waits_for_its_timeout() {
+        let mut outbox = Outbox::new();
+        push(&mut outbox, Channel::ReliableOrdered, 0, &[1]).unwrap();
+        for sequence in 1..=u64::from(LOST_AT_MOST) + 1 {
+            assert_eq!(fill(&mut outbox, Time::default(), sequence), 1);
+            outbox.lost_up_to(sequence);
+        }
+        assert_eq!(fill(&mut outbox, Time::default(), 100), 0);
+        let deadline = outbox.deadline().unwrap();
+        assert_eq!(outbox.on_timeout(deadline, timeouts()), Ok(1));
+        assert_eq!(fill(&mut outbox, deadline, 101), 1);
     }
 
     #[test]

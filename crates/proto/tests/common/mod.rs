@@ -37,11 +37,16 @@ pub(crate) const BAD: Link =
 pub(crate) struct Log {
     pub(crate) messages: Vec<(u8, Vec<u8>)>,
     pub(crate) acked: Vec<u64>,
+    /// The application takes no more reliable messages.
+    pub(crate) full: bool,
 }
 
 impl Receiver for Log {
     fn message(&mut self, kind: u8, body: &[u8]) {
         self.messages.push((kind, body.to_vec()));
+    }
+    fn has_room(&self) -> bool {
+        !self.full
     }
     fn acked(&mut self, sequence: u64) {
         self.acked.push(sequence);
