@@ -96,7 +96,7 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
             // A packet leaves when it is the player's turn, and some of the ticks are late.
             burst: Duration::from_micros(1_250_000 / u64::from(config.session.send_hz)),
             budget_floor_bytes: OWN_BYTES,
-            ..TransportConfig::default()
+            ..config.transport.clone()
         },
         limits_loopback: config.security.limit_loopback,
         rekey: config.security.rekey,

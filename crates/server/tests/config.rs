@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shadowland_proto::{Congestion, TransportConfig};
 use shadowland_server::config::settings::SETTINGS;
 use shadowland_server::config::{Config, Effective, Layer};
 
@@ -74,11 +75,11 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "[netwrk]\nworkers = 2",
-            "shadowland.toml:2: `netwrk.workers` is not a setting; allowed: [server], [network], [session], [security], [world]",
+            "shadowland.toml:2: `netwrk.workers` is not a setting; allowed: [server], [network], [session], [transport], [security], [world]",
         ),
         (
             "workers = 2",
-            "shadowland.toml:1: `workers` is not a setting; allowed: [server], [network], [session], [security], [world]",
+            "shadowland.toml:1: `workers` is not a setting; allowed: [server], [network], [session], [transport], [security], [world]",
         ),
         (
             "network = 2",
@@ -191,4 +192,41 @@ fn every_default_is_allowed_and_sections_stand_together() {
 #[test]
 fn the_world_starts_with_its_own_defaults() {
     assert_eq!(Config::default().world, shadowland_world::WorldConfig::default());
+}
+
+#[test]
+fn sessions_start_with_the_transport_of_the_protocol_and_every_figure_of_it_can_be_set() {
+    assert_eq!(Config::default().transport, TransportConfig::default());
+    let text = "[transport]\ncongestion = \"loss\"\ntimeout_min_ms = 300\ntimeout_max_ms = 3000\nretries = 5\n\
+                loss_packets = 4\nloss_eighths = 10\nack_delay_ms = 20\nack_packets = 2\nping_interval_s = 1.5\n\
+                send_bytes = 2048\nsend_messages = 7\nwindow_messages = 64\nwindow_bytes = 32768\n\
+                message_bytes = 4096\nassembly_expiry_s = 2.0\ncompress = \"off\"\n";
+    let layer = Layer::from_toml("shadowland.toml", text).unwrap();
+    let settings = SETTINGS.iter().filter(|setting| setting.section() == "transport").count();
+    assert_eq!(text.lines().count() - 1, settings, "one is missing here");
+    let expected = TransportConfig {
+        timeout_min: Duration::from_millis(300),
+        timeout_max: Duration::from_secs(3),
+        retries: 5,
+        loss_packets: 4,
+        loss_eighths: 10,
+        ack_delay: Duration::from_millis(20),
+        ack_packets: 2,
+        ping_interval: Duration::from_millis(1_500),
+        send_bytes: 2_048,
+        send_messages: 7,
+        window_messages: 64,
+        window_bytes: 32_768,
+        message_bytes: 4_096,
+        assembly_expiry: Duration::from_secs(2),
+        compress: false,
+        congestion: Congestion::Loss,
+        ..TransportConfig::default()
+    };
+    assert_eq!(Effective::from_layers(&[layer]).unwrap().config().transport, expected);
+    assert_eq!(
+        mistake("[transport]\ntimeout_min_ms = 2500"),
+        "shadowland.toml:2: `transport.timeout_max_ms` is 2000; allowed: at least transport.timeout_min_ms, which is \
+         2500"
+    );
 }

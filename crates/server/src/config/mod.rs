@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use shadowland_proto::RekeyLimits;
+use shadowland_proto::{Congestion, RekeyLimits, TransportConfig};
 use shadowland_world::WorldConfig;
 use thiserror::Error;
 
@@ -36,6 +36,9 @@ pub struct Config {
     pub network: NetworkConfig,
     /// Players and their connections.
     pub session: SessionConfig,
+    /// Acknowledging, sending again, windows and congestion control. What follows from other settings, such as how
+    /// much may leave at a time, is set when the server is assembled.
+    pub transport: TransportConfig,
     /// Keys, and who may join.
     pub security: SecurityConfig,
     /// The map and what is on it.
@@ -191,6 +194,7 @@ impl Effective {
                 send_hz: self.whole("session.send_hz") as u32,
                 budget_bytes: self.whole("session.budget_bytes"),
             },
+            transport: self.transport(),
             security: SecurityConfig {
                 auth: match self.text("security.auth") {
                     "token" => Auth::Token { keys: self.text("security.token_keys").into() },
@@ -205,6 +209,33 @@ impl Effective {
                 },
             },
             world: self.world(),
+        }
+    }
+
+    fn transport(&self) -> TransportConfig {
+        let ms = |key| Duration::from_millis(self.whole(key) as u64);
+        TransportConfig {
+            timeout_min: ms("transport.timeout_min_ms"),
+            timeout_max: ms("transport.timeout_max_ms"),
+            retries: self.whole("transport.retries") as u8,
+            loss_packets: self.whole("transport.loss_packets") as u64,
+            loss_eighths: self.whole("transport.loss_eighths") as u32,
+            ack_delay: ms("transport.ack_delay_ms"),
+            ack_packets: self.whole("transport.ack_packets") as u32,
+            ping_interval: Duration::from_secs_f64(self.number("transport.ping_interval_s")),
+            send_bytes: self.whole("transport.send_bytes"),
+            send_messages: self.whole("transport.send_messages"),
+            window_messages: self.whole("transport.window_messages") as u16,
+            window_bytes: self.whole("transport.window_bytes") as u32,
+            message_bytes: self.whole("transport.message_bytes"),
+            assembly_expiry: Duration::from_secs_f64(self.number("transport.assembly_expiry_s")),
+            compress: self.text("transport.compress") == "on",
+            congestion: match self.text("transport.congestion") {
+                "loss" => Congestion::Loss,
+                "off" => Congestion::Off,
+                _ => Congestion::Delay,
+            },
+            ..TransportConfig::default()
         }
     }
 
@@ -255,6 +286,15 @@ impl Effective {
             return Err(self.not_together(
                 "world.entity_capacity",
                 &["session.max_players", "world.npcs"],
+                allowed,
+            ));
+        }
+        let shortest: usize = self.whole("transport.timeout_min_ms");
+        if self.whole("transport.timeout_max_ms") < shortest {
+            let allowed = format!("at least transport.timeout_min_ms, which is {shortest}");
+            return Err(self.not_together(
+                "transport.timeout_max_ms",
+                &["transport.timeout_min_ms"],
                 allowed,
             ));
         }
