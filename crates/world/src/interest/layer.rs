@@ -3,6 +3,7 @@
 use shadowland_wire::block::CellId;
 use shadowland_wire::entity::EntityType;
 use shadowland_wire::lattice::LatticePosition;
+use shadowland_wire::limits::PAGE_SLOTS;
 
 use crate::config::MAX_LAYERS;
 use crate::{Tick, WorldConfig};
@@ -23,6 +24,12 @@ pub struct Layer {
     dimensions: [u32; 3],
     distance: u32,
     max_step: u32,
+}
+
+/// Cells of a side of 1 that a disc of this radius can meet at most: all of them lie within a disc that is wider by
+/// a diagonal.
+fn cells_of_disc(radius: f64) -> f64 {
+    std::f64::consts::PI * (radius + std::f64::consts::SQRT_2).powi(2)
 }
 
 /// All layers, by growing distance.
@@ -63,6 +70,17 @@ impl Layers {
             index.expect("every entity type is in a layer")
         });
         Self { layers, of_kind }
+    }
+
+    /// Pages that as many entities need at most while none of the pages is left empty.
+    pub(super) fn pages_for(&self, entities: usize) -> usize {
+        let cells: usize = self.layers.iter().map(|layer| layer.cells().min(entities)).sum();
+        cells + entities / PAGE_SLOTS
+    }
+
+    /// Cells of all layers together that can be within `margin` times an edge of somebody's interest distance.
+    pub(crate) fn most_cells_in_sight(&self, margin: f64) -> usize {
+        self.layers.iter().map(|layer| layer.most_cells_in_sight(margin)).sum()
     }
 
     /// The layer of an entity type.
@@ -117,6 +135,19 @@ impl Layer {
     #[must_use]
     pub fn cell_edge(&self) -> u32 {
         self.side[0].min(self.side[2]) as u32
+    }
+
+    fn cells(&self) -> usize {
+        self.dimensions.iter().map(|count| *count as usize).product()
+    }
+
+    fn most_cells_in_sight(&self, margin: f64) -> usize {
+        let [edge, _, height] = self.side.map(f64::from);
+        let reach = f64::from(self.distance) + margin * f64::from(self.cell_edge());
+        let across = cells_of_disc(reach / edge) as usize;
+        let ground = self.dimensions[0] as usize * self.dimensions[1] as usize;
+        let storeys = (2.0 * reach / height) as usize + 2;
+        across.min(ground) * storeys.min(self.dimensions[2] as usize)
     }
 
     /// The cell at a position; positions beyond the map belong to the cells at its edge.
@@ -232,6 +263,25 @@ mod tests {
         assert_ne!(before, layer.cell_at(at(border)));
         assert!(layer.stays(before, at(border)) && layer.stays(before, at(border + 1)));
         assert!(!layer.stays(before, at(border + 2)));
+    }
+
+    #[test]
+    fn nobody_sees_more_cells_than_the_most() {
+        let mut config = WorldConfig::default();
+        for cells_per_distance in [0.3, 1.0, 2.5, 7.0] {
+            config.layers[0].cells_per_distance = cells_per_distance;
+            let layers = Layers::new(&config);
+            let layer = layers.of(EntityType::Player);
+            let most = layers.most_cells_in_sight(0.1);
+            let reach = f64::from(layer.distance) + 0.1 * f64::from(layer.cell_edge());
+            for x in (-400_000..400_000).step_by(39_119) {
+                for z in [0, 100_000, 150_000] {
+                    let mut seen = 0;
+                    layer.cells_within(LatticePosition { x, y: x / 3, z }, reach, |_, _| seen += 1);
+                    assert!(seen <= most, "{seen} of {most}");
+                }
+            }
+        }
     }
 
     #[test]

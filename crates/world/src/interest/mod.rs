@@ -47,12 +47,16 @@ impl Interest {
     /// An empty world.
     #[must_use]
     pub fn new(config: &WorldConfig) -> Self {
+        let layers = Layers::new(config);
+        let places = indices_for(config.entity_capacity);
+        // Memory that is not used is not touched. More is needed only where many cells were left lately.
+        let pages = layers.pages_for(places);
         Self {
-            layers: Layers::new(config),
+            layers,
             cells: CellTable::default(),
-            pages: Pages::default(),
-            free_pages: Vec::new(),
-            places: vec![None; indices_for(config.entity_capacity)],
+            pages: Pages::with_capacity(pages),
+            free_pages: Vec::with_capacity(pages),
+            places: vec![None; places],
             sweep: 0,
         }
     }

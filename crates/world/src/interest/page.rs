@@ -151,6 +151,14 @@ impl PageHeader {
 }
 
 impl Pages {
+    pub(super) fn with_capacity(pages: usize) -> Self {
+        Self {
+            headers: Vec::with_capacity(pages),
+            rows: Vec::with_capacity(pages),
+            stones: Vec::with_capacity(pages),
+        }
+    }
+
     /// How many pages there are, free ones included.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -7,7 +7,7 @@ use shadowland_wire::lattice::low_bits_for;
 use shadowland_wire::limits::{PAGE_SLOTS, PAGE_TOMBSTONES};
 
 use super::Frame;
-use super::subscriptions::{Moving, Wanted};
+use super::subscriptions::{Moving, Wanted, most_entries};
 use super::viewer::Due;
 use crate::Tick;
 use crate::interest::{Layer, Page, Row};
@@ -88,9 +88,26 @@ impl Encoder {
         if self.tick != frame.tick() {
             self.tick = frame.tick();
             self.used = 0;
-            self.pages = frame.pages().len();
-            self.entries.resize(self.pages * AgeCode::COUNT, Entry::default());
+            let pages = frame.pages().len();
+            if pages > self.pages {
+                self.pages = pages.next_power_of_two();
+                self.entries.resize(self.pages * AgeCode::COUNT, Entry::default());
+            }
+            self.reserve(most_entries(frame));
         }
+    }
+
+    /// Makes the scratch large enough for a viewer with so many entries.
+    fn reserve(&mut self, entries: usize) {
+        fn room<T>(scratch: &mut Vec<T>, entries: usize) {
+            scratch.reserve(entries.saturating_sub(scratch.len()));
+        }
+        room(&mut self.due, entries);
+        room(&mut self.wanted, entries);
+        room(&mut self.held, entries);
+        room(&mut self.kept, entries);
+        room(&mut self.map, entries);
+        room(&mut self.turns, entries);
     }
 
     /// The body of a block: a page as it is now, against the baseline of this age.
@@ -115,7 +132,8 @@ impl Encoder {
         self.stats.encoded += 1;
         let start = self.used;
         if self.bytes.len() < start + BODY_MAX_BYTES {
-            self.bytes.resize((start + BODY_MAX_BYTES).next_power_of_two(), 0);
+            // With room for a tick in which more happens than in those before.
+            self.bytes.resize(2 * (start + BODY_MAX_BYTES).next_power_of_two(), 0);
         }
         let page = frame.pages().page(page_index);
         let layer = frame.layers().of_cell(page.id().cell);

@@ -42,10 +42,9 @@ pub(super) struct Packet {
 #[derive(Debug)]
 pub(super) struct Ledger {
     packets: Box<[Packet; PACKETS]>,
-    /// Allocated when the first packet with many pages is sent.
-    overflow: Vec<Reference>,
+    overflow: Box<[Reference]>,
     /// References ever written to the overflow; the ring index is its remainder.
-    written: u32,
+    written: u64,
     /// The packet being written.
     open: Packet,
 }
@@ -54,7 +53,7 @@ impl Ledger {
     pub(super) fn new() -> Self {
         Self {
             packets: Box::new([Packet::default(); PACKETS]),
-            overflow: Vec::new(),
+            overflow: vec![Reference::default(); OVERFLOW].into(),
             written: 0,
             open: Packet::default(),
         }
@@ -63,7 +62,7 @@ impl Ledger {
     /// Starts another packet; one that was not sealed was never sent.
     pub(super) fn open(&mut self) {
         self.open.count = 0;
-        self.open.overflow = self.written;
+        self.open.overflow = self.written as u32;
     }
 
     /// Notes that the packet being written carries a page.
@@ -75,11 +74,8 @@ impl Ledger {
             *in_place = reference;
             return;
         }
-        if self.overflow.is_empty() {
-            self.overflow.resize(OVERFLOW, Reference::default());
-        }
         self.overflow[self.written as usize % OVERFLOW] = reference;
-        self.written = self.written.wrapping_add(1);
+        self.written += 1;
     }
 
     /// The packet being written got its sequence number.
@@ -96,7 +92,7 @@ impl Ledger {
         }
         let taken = *packet;
         packet.tick = 0;
-        let overwritten = self.written.wrapping_sub(taken.overflow) as usize > OVERFLOW;
+        let overwritten = (self.written as u32).wrapping_sub(taken.overflow) as usize > OVERFLOW;
         (usize::from(taken.count) <= IN_PLACE || !overwritten).then_some(taken)
     }
 
@@ -119,7 +115,8 @@ impl Ledger {
             let count = usize::from(packet.count).min(IN_PLACE);
             packet.in_place[..count].iter_mut().for_each(moved);
         }
-        self.overflow.iter_mut().for_each(moved);
+        let written = self.written.min(OVERFLOW as u64) as usize;
+        self.overflow[..written].iter_mut().for_each(moved);
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) struct Moving {
 const NEW: u16 = u16::MAX;
 
 /// The subscriptions of one viewer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Subscriptions {
     /// Those that are near, then the distant ones by the phase of their turns, each by page: what has its turn in
     /// the same tick lies together.
@@ -104,6 +104,12 @@ pub(super) struct Subscriptions {
     closes: Vec<PendingClose>,
     /// Where the viewer was when the cells were computed.
     anchor: Option<LatticePosition>,
+}
+
+/// Entries that a viewer has at most, as long as few cells have more than one page.
+pub(super) fn most_entries(frame: &Frame) -> usize {
+    let cells = frame.layers().most_cells_in_sight(SLACK_PER_EDGE + HYSTERESIS_PER_EDGE);
+    (cells + cells / 4).min(MAX_ENTRIES)
 }
 
 impl Entry {
@@ -136,6 +142,21 @@ impl Entry {
 }
 
 impl Subscriptions {
+    /// Of somebody who sees nothing yet.
+    pub(super) fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            details: Vec::new(),
+            near_end: 0,
+            ends: Vec::new(),
+            incomplete: false,
+            closed_in_turn: false,
+            waiting: Vec::new(),
+            closes: Vec::with_capacity(CLOSES_PER_SNAPSHOT),
+            anchor: None,
+        }
+    }
+
     #[inline]
     pub(super) fn entry_mut(&mut self, index: u16) -> &mut Entry {
         &mut self.entries[usize::from(index)]
@@ -280,6 +301,13 @@ impl Subscriptions {
         self.entries.clear();
         self.details.clear();
         self.waiting.clear();
+        if self.entries.capacity() < kept.len() {
+            // Once and for all, where no crowd is.
+            let room = most_entries(frame).max(kept.len() + kept.len() / 4);
+            self.entries.reserve_exact(room);
+            self.details.reserve_exact(room);
+            self.waiting.reserve_exact(room);
+        }
         for (index, moving) in (0..).zip(kept.iter()) {
             self.entries.push(moving.entry);
             self.details.push(moving.detail);

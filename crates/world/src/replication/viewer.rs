@@ -62,7 +62,7 @@ impl Viewer {
     pub fn new(player: PlayerHandle) -> Self {
         Self {
             player,
-            subscriptions: Subscriptions::default(),
+            subscriptions: Subscriptions::new(),
             ledger: Ledger::new(),
             last_tick: 0,
             answered: Vec::with_capacity(ANSWERS),
