@@ -99,12 +99,11 @@ impl Driver {
         rng: StdRng,
     ) -> io::Result<Self> {
         let threads = config.threads();
-        let first = config.count * thread / threads;
-        let count = config.count * (thread + 1) / threads - first;
-        let per_socket = config.bots_per_socket.clamp(1, count.div_ceil(8).max(1));
+        let (first, count) = config.share(thread);
+        let per_socket = config.bots_per_socket;
         let poll = Poll::new()?;
         let mut sockets = Vec::new();
-        for number in 0..count.div_ceil(per_socket) {
+        for number in 0..config.sockets(thread) {
             let mut socket = SharedSocket::open(config.server)?;
             poll.registry().register(&mut socket.socket, Token(number), Interest::READABLE)?;
             sockets.push(socket);

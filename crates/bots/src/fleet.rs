@@ -12,6 +12,7 @@ use rand::rngs::{StdRng, SysRng};
 use rand::{RngExt, SeedableRng};
 use shadowland_client::session::{End, Session};
 use shadowland_proto::{ConnectConfig, Identity, LoginToken, Time, TokenSigner};
+use shadowland_udp::room_for_sockets;
 use thiserror::Error;
 
 use crate::driver::{Clock, Driver};
@@ -23,6 +24,8 @@ pub const INPUT_HZ: u32 = 60;
 pub const SEND_HZ: [u32; 6] = [60, 30, 20, 15, 12, 10];
 /// How long the login tokens of bots are good.
 const TOKEN_SECONDS: u64 = 60;
+/// Open files of a thread besides its sockets: the poll.
+const DESCRIPTORS_PER_THREAD: usize = 1;
 /// Bots that a thread drives by default.
 const BOTS_PER_THREAD: usize = 2_500;
 /// Of all bots so many at most are sampled, so that measuring does not cost more than playing.
@@ -117,6 +120,41 @@ impl BotsConfig {
         config
     }
 
+    /// Bots of the thread with this number, and the number of its first.
+    pub(crate) fn share(&self, thread: usize) -> (usize, usize) {
+        let threads = self.threads();
+        let first = self.count * thread / threads;
+        (first, self.count * (thread + 1) / threads - first)
+    }
+
+    /// Sockets of that thread.
+    pub(crate) fn sockets(&self, thread: usize) -> usize {
+        self.share(thread).1.div_ceil(self.bots_per_socket)
+    }
+
+    /// Few bots have at least eight sockets a thread. Returns all sockets together.
+    fn spread(&mut self) -> usize {
+        let of_thread = self.count.div_ceil(self.threads());
+        self.bots_per_socket = self.bots_per_socket.clamp(1, of_thread.div_ceil(8));
+        (0..self.threads()).map(|thread| self.sockets(thread)).sum()
+    }
+
+    /// The same for as many open files as the process may have: if they are too few, more bots share a socket.
+    fn fit_into(&mut self, room: usize) -> Result<Fit, BotsError> {
+        let threads = self.threads();
+        let wanted = self.spread();
+        let most = room.saturating_sub(threads * DESCRIPTORS_PER_THREAD);
+        if wanted <= most {
+            return Ok(Fit::Whole);
+        }
+        let per_thread = most / threads;
+        if per_thread == 0 {
+            return Err(BotsError::OpenFiles { needed: threads * (DESCRIPTORS_PER_THREAD + 1), room });
+        }
+        self.bots_per_socket = self.count.div_ceil(threads).div_ceil(per_thread);
+        Ok(Fit::Crowded)
+    }
+
     fn check(&self) -> Result<(), BotsError> {
         if self.count == 0 {
             return Err(BotsError::Nobody);
@@ -131,6 +169,13 @@ impl BotsConfig {
     }
 }
 
+/// Whether the bots have as many sockets as they should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Whole,
+    Crowded,
+}
+
 /// Why no bots were started.
 #[derive(Debug, Error)]
 pub enum BotsError {
@@ -143,6 +188,17 @@ pub enum BotsError {
     /// Not a rate.
     #[error("bots cannot connect at {0} a second; a number above 0 is needed")]
     ConnectRate(f64),
+    /// Not even one socket for each thread.
+    #[error(
+        "bots need {needed} open files at least and this process may have {room} more: raise the limit (`ulimit -n`, \
+         or LimitNOFILE of a service)"
+    )]
+    OpenFiles {
+        /// How many more.
+        needed: usize,
+        /// How many there may be.
+        room: usize,
+    },
     /// The system gives no socket or thread.
     #[error("cannot start bots: {0}")]
     System(#[from] io::Error),
@@ -235,6 +291,7 @@ pub struct Bots {
     clock: Clock,
     threads: Vec<JoinHandle<()>>,
     inspections: Vec<Sender<Inspection>>,
+    bots_per_socket: Option<usize>,
 }
 
 impl Bots {
@@ -242,14 +299,22 @@ impl Bots {
     ///
     /// # Errors
     /// When the configuration cannot be, or the system lacks something.
-    pub fn start(config: BotsConfig) -> Result<Self, BotsError> {
+    pub fn start(mut config: BotsConfig) -> Result<Self, BotsError> {
         config.check()?;
         let count = config.threads();
+        let wanted = config.spread() + count * DESCRIPTORS_PER_THREAD;
+        let fit = config.fit_into(room_for_sockets(wanted))?;
+        let bots_per_socket = (fit == Fit::Crowded).then_some(config.bots_per_socket);
         let config = Arc::new(config);
         let shared = Arc::new(Shared::default());
         lock(&shared.stats).resize(count, ThreadStats::default());
-        let mut bots =
-            Self { shared, clock: Clock(Instant::now()), threads: Vec::new(), inspections: Vec::new() };
+        let mut bots = Self {
+            shared,
+            clock: Clock(Instant::now()),
+            threads: Vec::new(),
+            inspections: Vec::new(),
+            bots_per_socket,
+        };
         for number in 0..count {
             let rng = StdRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?;
             let (sender, inspections) = channel();
@@ -287,6 +352,12 @@ impl Bots {
             errors: sum.errors + part.errors,
             cpu: sum.cpu + part.cpu,
         })
+    }
+
+    /// How many bots share a socket, if the limit on open files made them more than was asked for.
+    #[must_use]
+    pub fn crowded_sockets(&self) -> Option<usize> {
+        self.bots_per_socket
     }
 
     /// Why the last session that ended did, if one has.
@@ -370,6 +441,25 @@ mod tests {
         assert!(matches!(Bots::start(bad), Err(BotsError::SendRate(25))));
         let bad = BotsConfig { connect_per_s: 0.0, ..config(1) };
         assert!(matches!(Bots::start(bad), Err(BotsError::ConnectRate(_))));
+    }
+
+    #[test]
+    fn where_few_files_may_be_open_more_bots_share_a_socket() {
+        let thousand = BotsConfig { threads: Some(2), ..config(1_000) };
+        let sockets = |config: &BotsConfig| (0..2).map(|thread| config.sockets(thread)).sum::<usize>();
+        let mut whole = thousand.clone();
+        assert_eq!(whole.fit_into(1_000).unwrap(), Fit::Whole);
+        assert_eq!((whole.bots_per_socket, sockets(&whole)), (63, 16));
+        for room in [17, 10, 4] {
+            let mut crowded = thousand.clone();
+            assert_eq!(crowded.fit_into(room).unwrap(), Fit::Crowded);
+            assert!(sockets(&crowded) + 2 <= room, "{} sockets in {room}", sockets(&crowded));
+        }
+        let error = thousand.clone().fit_into(3).unwrap_err().to_string();
+        assert!(
+            error.starts_with("bots need 4 open files at least and this process may have 3 more"),
+            "{error}"
+        );
     }
 
     #[test]

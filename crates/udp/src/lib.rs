@@ -7,6 +7,7 @@
 //! | [`RecvBatch`] | slots that one `recvmmsg` fills; the bytes are opened in place |
 //! | [`SendBatch`] | slots that the caller fills in place; `sendmmsg` empties as many as the kernel takes |
 //! | [`UdpSocket::steer_by_connection_id`] | sends each datagram to the worker that owns its connection |
+//! | [`room_for_sockets`] | how many sockets the process may open, after raising the limit |
 //!
 //! ```
 //! use shadowland_udp::{Options, RecvBatch, SendBatch, UdpSocket};
@@ -28,6 +29,7 @@
 //! This crate and the C interface are the only ones with `unsafe` code, and here it is all in `linux.rs`.
 
 mod batch;
+mod limit;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(any(not(target_os = "linux"), test))]
@@ -36,6 +38,7 @@ mod portable;
 mod socket;
 
 pub use batch::{RecvBatch, RecvStats, SendBatch, SendStats};
+pub use limit::room_for_sockets;
 pub use socket::{Options, UdpSocket};
 
 #[cfg(target_os = "linux")]
