@@ -361,6 +361,10 @@ impl Demo<'_> {
             between(&before_latencies.receive_us, &latencies.receive_us),
             between(&before_latencies.send_us, &latencies.send_us),
         ));
+        notes.push(self.server.sockets().to_string());
+        if let Some(bots) = self.bots.crowded_sockets() {
+            notes.push(crowded(bots));
+        }
         let mut tell = |count: u64, what: &str| {
             if count > 0 {
                 notes.push(format!("{count} {what}"));
@@ -378,6 +382,11 @@ impl Demo<'_> {
             "times the server's sockets were full",
         );
         tell(
+            after.server.sum(|worker| worker.passing_dropped)
+                - before.server.sum(|worker| worker.passing_dropped),
+            "datagrams to the server found their way to its worker full",
+        );
+        tell(
             after.server.sum(|worker| worker.kernel_drops) - before.server.sum(|worker| worker.kernel_drops),
             "datagrams to the server were dropped by the kernel: raise network.recv_buffer_bytes and \
              net.core.rmem_max",
@@ -391,6 +400,15 @@ impl Demo<'_> {
         }
         notes
     }
+}
+
+/// That too few files may be open, and what helps.
+#[must_use]
+pub fn crowded(bots: usize) -> String {
+    format!(
+        "up to {bots} players share a socket, because no more files may be open; raise the limit (ulimit -n) for \
+         figures that compare"
+    )
 }
 
 /// What a histogram has seen since an earlier copy of it.

@@ -16,6 +16,9 @@
 //! | [`embed`] | the server without sockets, threads and clock |
 //! | [`server`] | a running server: binds, starts the threads, stops them |
 //! | `hub` | the sessions of a worker: receiving, serving |
+//! | [`sockets`] | the workers' sockets, and what the system gave them |
+//! | `handover` | datagrams that reached another worker than their session's |
+//! | [`cpus`] | which CPUs workers run on |
 //! | `worker` | the I/O thread around a hub: socket, polling |
 //! | `session` | what a worker hangs on a session, and what comes in from it |
 //! | `world_side` | the world between its queues and its frames |
@@ -29,8 +32,10 @@
 pub mod cli;
 pub mod config;
 mod control;
+pub mod cpus;
 pub mod demo;
 pub mod embed;
+mod handover;
 mod hub;
 pub mod identity;
 pub mod load;
@@ -38,6 +43,7 @@ mod queue;
 mod schedule;
 pub mod server;
 mod session;
+pub mod sockets;
 pub mod stats;
 pub mod tokens;
 mod worker;

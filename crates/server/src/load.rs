@@ -43,6 +43,9 @@ pub struct Report {
     /// Why the last session that ended did.
     #[serde(skip)]
     pub last_end: Option<String>,
+    /// How many share a socket, if the limit on open files made them more than they should be.
+    #[serde(skip)]
+    pub crowded_sockets: Option<usize>,
 }
 
 /// Why there is no report.
@@ -103,5 +106,6 @@ pub fn run(
         disconnects: after.lost,
         errors: after.failed as u64 + after.errors,
         last_end: last_end(&bots),
+        crowded_sockets: bots.crowded_sockets(),
     })
 }

@@ -85,6 +85,9 @@ pub(crate) fn print_bots(out: &mut impl Write, report: &load::Report) -> io::Res
     writeln!(out, "packets  {arriving:.0}/s in, {leaving:.0}/s out")?;
     writeln!(out, "bytes    {:.0}/s to each player", report.bytes_in_per_player_per_s)?;
     writeln!(out, "CPU      {:.2} cores for the players", report.bots_cpu_cores)?;
+    if let Some(bots) = report.crowded_sockets {
+        writeln!(out, "note     {}", demo::crowded(bots))?;
+    }
     if let Some(end) = &report.last_end {
         writeln!(out, "note     the last session that ended: {end}")?;
     }

@@ -10,15 +10,18 @@ use mio::{Interest, Poll, Waker};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use shadowland_proto::{Identity, Time, TokenVerifier};
-use shadowland_udp::{Options, UdpSocket};
+use shadowland_udp::UdpSocket;
 use shadowland_world::Frame;
 use thiserror::Error;
 
 use crate::config::{Auth, Config};
 use crate::control::{Alive, Control};
+use crate::cpus::{self, CpuList};
 use crate::embed::{self, Assembly, Hub};
+use crate::handover::{self, Handover};
 use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::Clock;
+use crate::sockets::{self, SocketTruth, Steered};
 use crate::stats::{Latencies, ServerStats, Shared, TickStats, WorkerStats};
 use crate::tokens::{self, TokenKeyError};
 use crate::worker::{self, Worker};
@@ -43,6 +46,17 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Workers cannot be pinned as they are to be.
+    #[error(
+        "network.worker_cpus names CPUs that this process may not use: {forbidden:?}; allowed: some of {allowed}, or \
+         nothing"
+    )]
+    Cpus {
+        /// Those that are not allowed.
+        forbidden: Vec<usize>,
+        /// Those that are.
+        allowed: CpuList,
+    },
     /// Login tokens cannot be checked.
     #[error(transparent)]
     TokenKeys(#[from] TokenKeyError),
@@ -61,6 +75,8 @@ pub enum StartError {
 pub struct Server {
     local_addr: SocketAddr,
     public_key: [u8; 32],
+    sockets: SocketTruth,
+    cpus: CpuList,
     control: Arc<Control>,
     wakers: Vec<Arc<Waker>>,
     worker_stats: Vec<Arc<Shared<WorkerStats>>>,
@@ -82,13 +98,19 @@ impl Server {
             Auth::Open => None,
             Auth::Token { keys } => Some(tokens::load_keys(keys)?),
         };
-        let sockets = bind(&config)?;
+        let forbidden = config.network.worker_cpus.forbidden();
+        if !forbidden.is_empty() {
+            return Err(StartError::Cpus { forbidden, allowed: CpuList::allowed() });
+        }
+        let (sockets, truth) = sockets::bind(&config)?;
         let local_addr = sockets[0].local_addr().map_err(|error| system("tell the bound address", error))?;
 
         let clock = Clock::start();
         let mut server = Self {
             local_addr,
             public_key: identity.public_key(),
+            sockets: truth,
+            cpus: config.network.worker_cpus.clone(),
             control: Arc::default(),
             wakers: Vec::new(),
             worker_stats: Vec::new(),
@@ -104,9 +126,20 @@ impl Server {
         let workers = sockets.len();
         let Assembly { hubs, world } =
             embed::assemble_with_tokens(&config, workers, &identity, tokens.as_ref(), &mut rng);
+        let mut ears = Vec::new();
+        for socket in sockets {
+            let ear = Ear::new(socket).map_err(|error| system("wait for datagrams", error))?;
+            server.wakers.push(Arc::clone(&ear.waker));
+            ears.push(ear);
+        }
+        let mut handovers = match truth.steering {
+            Steered::ByWorkers => handover::connect(&server.wakers),
+            Steered::Alone | Steered::ByKernel => Vec::new(),
+        }
+        .into_iter();
         let mut links = Vec::new();
-        for (index, (socket, hub)) in sockets.into_iter().zip(hubs).enumerate() {
-            links.push(server.start_worker(index, socket, hub, clock)?);
+        for (index, (ear, hub)) in ears.into_iter().zip(hubs).enumerate() {
+            links.push(server.start_worker(index, ear, hub, handovers.next(), clock)?);
         }
         let world = WorldThread::new(
             world,
@@ -117,7 +150,7 @@ impl Server {
             Arc::clone(&server.control),
         );
         server.spawn("world".to_owned(), move || world.run())?;
-        tracing::info!(address = %server.local_addr, workers = server.wakers.len(), "serving");
+        tracing::info!(address = %server.local_addr, workers, "serving: {truth}");
         Ok(server)
     }
 
@@ -131,6 +164,12 @@ impl Server {
     #[must_use]
     pub fn public_key(&self) -> [u8; 32] {
         self.public_key
+    }
+
+    /// What the system gave the sockets.
+    #[must_use]
+    pub fn sockets(&self) -> &SocketTruth {
+        &self.sockets
     }
 
     /// A copy of all counters, at most a tick old.
@@ -175,17 +214,12 @@ impl Server {
     fn start_worker(
         &mut self,
         index: usize,
-        mut socket: UdpSocket,
+        ear: Ear,
         hub: Hub,
+        handover: Option<Handover>,
         clock: Clock,
     ) -> Result<WorkerLink, StartError> {
-        let mut prepare = || {
-            let poll = Poll::new()?;
-            poll.registry().register(&mut socket, worker::SOCKET, Interest::READABLE)?;
-            let waker = Arc::new(Waker::new(poll.registry(), worker::WAKER)?);
-            Ok((poll, waker))
-        };
-        let (poll, waker) = prepare().map_err(|error| system("wait for datagrams", error))?;
+        let Ear { poll, socket, waker } = ear;
         let frames = Arc::new(FrameSlot::new());
         let stats = Arc::new(Shared::new(WorkerStats::default()));
         let latencies = Arc::new(Shared::new(Latencies::new()));
@@ -193,6 +227,7 @@ impl Server {
             poll,
             socket,
             hub,
+            handover,
             frames: Arc::clone(&frames),
             clock,
             control: Arc::clone(&self.control),
@@ -200,10 +235,17 @@ impl Server {
             latencies: Arc::clone(&latencies),
         };
         let worker = Worker::new(parts);
-        self.wakers.push(Arc::clone(&waker));
         self.worker_stats.push(stats);
         self.latencies.push(latencies);
-        self.spawn(format!("io-{index}"), move || worker.run())?;
+        let cpu = self.cpus.of(index);
+        self.spawn(format!("io-{index}"), move || {
+            if let Some(cpu) = cpu
+                && let Err(error) = cpus::pin(cpu)
+            {
+                tracing::warn!(%error, "worker {index} is not kept on CPU {cpu}, and runs anywhere");
+            }
+            worker.run();
+        })?;
         Ok(WorkerLink { frames, waker })
     }
 
@@ -237,58 +279,19 @@ impl Drop for Server {
     }
 }
 
-/// One socket per worker; fewer where the system cannot share an address.
-fn bind(config: &Config) -> Result<Vec<UdpSocket>, StartError> {
-    let network = &config.network;
-    let options = |reuse_port| Options {
-        reuse_port,
-        recv_buffer_bytes: Some(network.recv_buffer_bytes),
-        send_buffer_bytes: Some(network.send_buffer_bytes),
-    };
-    let failed = |source| StartError::Bind { address: network.listen, source };
-
-    // Alone first, also when the address will be shared: another server that shares it would not be noticed,
-    // and get half of our players.
-    let alone = UdpSocket::bind(network.listen, &options(false)).map_err(failed)?;
-    tell_buffers(&alone, &options(false));
-    if network.workers == 1 {
-        return Ok(vec![alone]);
-    }
-    let address = alone.local_addr().map_err(failed)?;
-    drop(alone);
-    let shared: io::Result<Vec<_>> =
-        (0..network.workers).map(|_| UdpSocket::bind(address, &options(true))).collect();
-    match shared {
-        Ok(sockets) => {
-            if let Err(error) = sockets[0].steer_by_connection_id() {
-                tracing::warn!(%error, "the system does not steer datagrams to their worker; it spreads them by \
-                     address, so that players whose address changes are lost");
-            }
-            Ok(sockets)
-        }
-        Err(error) => {
-            tracing::warn!(%error, "workers cannot share an address here: going on with one");
-            Ok(vec![UdpSocket::bind(address, &options(false)).map_err(failed)?])
-        }
-    }
+/// A worker's socket, and what it waits with.
+struct Ear {
+    poll: Poll,
+    socket: UdpSocket,
+    waker: Arc<Waker>,
 }
 
-/// Warns when the kernel grants less than was asked for.
-fn tell_buffers(socket: &UdpSocket, asked: &Options) {
-    for (name, asked, granted) in [
-        ("network.recv_buffer_bytes", asked.recv_buffer_bytes, socket.granted_recv_buffer_bytes()),
-        ("network.send_buffer_bytes", asked.send_buffer_bytes, socket.granted_send_buffer_bytes()),
-    ] {
-        if let (Some(asked), Ok(granted)) = (asked, granted)
-            && granted < asked
-        {
-            tracing::warn!(
-                asked,
-                granted,
-                "the kernel grants less than {name}; raise net.core.rmem_max and net.core.wmem_max, or datagrams \
-                 are lost in bursts"
-            );
-        }
+impl Ear {
+    fn new(mut socket: UdpSocket) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        poll.registry().register(&mut socket, worker::SOCKET, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(poll.registry(), worker::WAKER)?);
+        Ok(Self { poll, socket, waker })
     }
 }
 

@@ -36,6 +36,10 @@ pub struct WorkerStats {
     pub refused: u64,
     /// Datagrams that arrived and that the kernel dropped, because its buffer was full (Linux; 0 elsewhere).
     pub kernel_drops: u64,
+    /// Arrived datagrams that were passed on to the worker of their session, where the kernel does not steer them.
+    pub passed_on: u64,
+    /// Those that found the way to their worker full, and were dropped.
+    pub passing_dropped: u64,
     /// Times that the socket buffer was full and datagrams had to wait.
     pub blocked: u64,
     /// Answers and control packets that found no room behind waiting datagrams.

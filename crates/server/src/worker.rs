@@ -15,6 +15,7 @@ use shadowland_udp::{DATAGRAM, RecvBatch, RecvStats, SendBatch, SendStats, UdpSo
 use shadowland_world::Frame;
 
 use crate::control::Control;
+use crate::handover::{Handover, HandoverStats};
 use crate::hub::{Hub, Outbox};
 use crate::queue::FrameSlot;
 use crate::schedule::Clock;
@@ -47,6 +48,8 @@ pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) socket: UdpSocket,
     pub(crate) hub: Hub,
+    /// The ways to the other workers, where the kernel does not steer.
+    pub(crate) handover: Option<Handover>,
     pub(crate) frames: Arc<FrameSlot<Frame>>,
     pub(crate) clock: Clock,
     pub(crate) control: Arc<Control>,
@@ -130,6 +133,7 @@ impl Worker {
             if readable {
                 readable = self.receive(&mut inbox);
             }
+            self.receive_from_workers();
             self.start_round();
             self.continue_round();
             self.flush();
@@ -153,7 +157,10 @@ impl Worker {
                 if self.outbox.is_full() {
                     self.flush();
                 }
-                self.parts.hub.receive(now, from, datagram, &mut self.outbox);
+                let Parts { hub, handover, .. } = &mut self.parts;
+                if !handover.as_mut().is_some_and(|handover| handover.pass_on(from, datagram)) {
+                    hub.receive(now, from, datagram, &mut self.outbox);
+                }
             }
             let handled = self.parts.clock.now();
             let waited = handled - self.empty_at;
@@ -169,6 +176,18 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// Passes on what is not this worker's, and takes what others passed on to it.
+    fn receive_from_workers(&mut self) {
+        let Parts { hub, handover: Some(handover), clock, .. } = &mut self.parts else { return };
+        let woken = handover.wake();
+        let now = clock.now();
+        // What it answers finds room: only a datagram without a session is answered at once, and none is passed on.
+        handover.receive(|from, datagram| hub.receive(now, from, datagram, &mut self.outbox));
+        if let Err(error) = woken {
+            self.report("cannot wake another worker", &error);
+        }
     }
 
     /// Hears the world, and starts a round if none is on and there is a frame.
@@ -241,7 +260,11 @@ impl Worker {
 
     fn publish_stats(&mut self) {
         let SendStats { datagrams, bytes, refused, blocked, .. } = *self.outbox.stats();
+        let passed = self.parts.handover.as_ref().map(Handover::stats).unwrap_or_default();
+        let HandoverStats { passed: passed_on, dropped: passing_dropped } = passed;
         let stats = WorkerStats {
+            passed_on,
+            passing_dropped,
             datagrams_in: self.received.datagrams,
             bytes_in: self.received.bytes,
             oversized: self.received.oversized,

@@ -64,6 +64,11 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
             "shadowland.toml:2: `server.data_dir` is \"\"; allowed: a path in quotes, not empty",
         ),
         (
+            "[network]\nworker_cpus = \"3-1\"",
+            "shadowland.toml:2: `network.worker_cpus` is \"3-1\"; allowed: numbers and ranges in quotes, such as \
+             \"2-5,8\", or \"\"",
+        ),
+        (
             "[server]\nlog = \"loud,=\"",
             "shadowland.toml:2: `server.log` is \"loud,=\"; allowed: error, warn, info, debug, trace or off, \
              or levels by module such as \"info,shadowland_world=debug\"",
@@ -71,7 +76,7 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
         (
             "[network]\nworkrs = 2",
             "shadowland.toml:2: `network.workrs` is not a setting; allowed: network.listen, network.workers, \
-             network.recv_buffer_bytes, network.send_buffer_bytes",
+             network.worker_cpus, network.steering, network.recv_buffer_bytes, network.send_buffer_bytes",
         ),
         (
             "[netwrk]\nworkers = 2",
@@ -84,7 +89,7 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
         (
             "network = 2",
             "shadowland.toml:1: `network` is not a setting; allowed: network.listen, network.workers, \
-             network.recv_buffer_bytes, network.send_buffer_bytes",
+             network.worker_cpus, network.steering, network.recv_buffer_bytes, network.send_buffer_bytes",
         ),
         (
             "[world]\nnpcs = 30000",

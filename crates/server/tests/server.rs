@@ -13,9 +13,11 @@ use shadowland_proto::{
     CloseReason, ConnectConfig, ConnectError, DenyReason, DisconnectReason, DropReason, Identity, LoginToken,
     TokenSigner,
 };
-use shadowland_server::config::{Auth, Config};
+use shadowland_server::config::{Auth, Config, Steering};
+use shadowland_server::cpus::CpuList;
 use shadowland_server::server::{Server, StartError};
-use shadowland_server::stats::ServerStats;
+use shadowland_server::sockets::Steered;
+use shadowland_server::stats::{ServerStats, WorkerStats};
 use shadowland_wire::codec::{Reader, Writer};
 use shadowland_wire::header::{Flags, Header};
 use shadowland_wire::message::client::Input;
@@ -257,7 +259,30 @@ fn a_port_in_use_is_one_clear_error_with_any_number_of_workers() {
 /// everything goes on there after the new address was proved.
 #[test]
 fn a_player_whose_address_changes_keeps_playing_on_its_worker() {
-    let server = start(config(2, 100));
+    let stats = addresses_change(config(2, 100), Steered::ByKernel);
+    assert_eq!(stats.sum(|worker| worker.passed_on), 0, "the kernel brings everything to its worker");
+}
+
+/// The same where the kernel refuses to steer: it chooses a worker by the new address, and the workers pass on what
+/// is not theirs.
+#[test]
+fn without_steering_workers_pass_on_what_is_not_theirs() {
+    for workers in [2, 3] {
+        let mut config = config(workers, 100);
+        config.network.steering = Steering::Workers;
+        let stats = addresses_change(config, Steered::ByWorkers);
+        // Of 24 new addresses one at least is another worker's, but for one run in ten million.
+        assert!(stats.sum(|worker| worker.passed_on) > 0, "{stats:?}");
+        let lost =
+            |worker: &WorkerStats| worker.passing_dropped + worker.dropped.by(DropReason::UnknownSession);
+        assert_eq!(stats.sum(lost), 0, "{stats:?}");
+    }
+}
+
+/// Eight players change their address three times and play on.
+fn addresses_change(config: Config, steered: Steered) -> ServerStats {
+    let server = start(config);
+    assert_eq!(server.sockets().steering, steered);
     let mut clients: Vec<_> = (0..8).map(|seed| join(&server, seed)).collect();
     for client in &mut clients {
         client.until("a snapshot", |client| client.heard.last.is_some());
@@ -279,6 +304,34 @@ fn a_player_whose_address_changes_keeps_playing_on_its_worker() {
     let stats = server.stats();
     assert_eq!((stats.players(), stats.sum(|worker| worker.lost)), (8, 0));
     assert!(clients.iter().all(|client| client.close_reason().is_none()));
+    stats
+}
+
+#[test]
+fn workers_run_where_they_are_put_or_the_server_says_what_it_may_use() {
+    let mut config = config(2, 10);
+    config.network.worker_cpus = CpuList::allowed();
+    let server = start(config.clone());
+    join(&server, 1).until("a snapshot", |client| client.heard.last.is_some());
+    drop(server);
+
+    config.network.worker_cpus = "1023".parse().unwrap();
+    let error = Server::start(config, Identity::generate(&mut StdRng::seed_from_u64(9))).unwrap_err();
+    let message = error.to_string();
+    assert!(message.starts_with("network.worker_cpus names CPUs that this process may not use: [1023]"));
+    assert!(message.contains(&format!("allowed: some of {}", CpuList::allowed())), "{message}");
+}
+
+#[test]
+fn what_the_kernel_granted_is_told() {
+    let mut config = config(1, 10);
+    config.network.recv_buffer_bytes = 70_000;
+    config.network.send_buffer_bytes = 80_000;
+    let server = start(config);
+    let truth = *server.sockets();
+    assert_eq!((truth.recv_buffer_bytes, truth.send_buffer_bytes), (Some(70_000), Some(80_000)));
+    assert_eq!(truth.steering, Steered::Alone);
+    assert!(truth.to_string().starts_with("each socket has 70000 bytes of buffer for receiving"));
 }
 
 #[test]

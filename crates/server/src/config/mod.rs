@@ -16,6 +16,7 @@ use shadowland_proto::{Congestion, RekeyLimits, TransportConfig};
 use shadowland_world::WorldConfig;
 use thiserror::Error;
 
+use crate::cpus::CpuList;
 pub use layer::{Layer, Place};
 use settings::{SETTINGS, Setting, Value};
 
@@ -52,10 +53,23 @@ pub struct NetworkConfig {
     pub listen: SocketAddr,
     /// I/O threads, each with its own socket.
     pub workers: usize,
+    /// Who brings datagrams to the worker of their session.
+    pub steering: Steering,
+    /// CPUs that the I/O threads are kept on.
+    pub worker_cpus: CpuList,
     /// Kernel buffer asked for, arriving, per worker.
     pub recv_buffer_bytes: usize,
     /// Kernel buffer asked for, departing, per worker.
     pub send_buffer_bytes: usize,
+}
+
+/// Who brings datagrams to the worker of their session, when there is more than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steering {
+    /// The kernel, where it can; the workers otherwise.
+    Kernel,
+    /// The workers, among each other.
+    Workers,
 }
 
 /// Players and their connections.
@@ -185,6 +199,11 @@ impl Effective {
             network: NetworkConfig {
                 listen: self.address("network.listen"),
                 workers: self.whole("network.workers"),
+                steering: match self.text("network.steering") {
+                    "workers" => Steering::Workers,
+                    _ => Steering::Kernel,
+                },
+                worker_cpus: self.text("network.worker_cpus").parse().expect("the table has checked it"),
                 recv_buffer_bytes: self.whole("network.recv_buffer_bytes"),
                 send_buffer_bytes: self.whole("network.send_buffer_bytes"),
             },

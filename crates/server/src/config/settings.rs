@@ -4,6 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::available_parallelism;
 
+use crate::cpus::CpuList;
+
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
@@ -42,6 +44,8 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// A path, relative to the working directory or absolute.
     Path,
+    /// Numbers of CPUs; see [`CpuList`].
+    Cpus,
     /// Directives of `tracing`'s filter.
     LogFilter,
 }
@@ -55,7 +59,7 @@ pub enum Value {
     Whole(u64),
     /// Of [`Kind::Number`].
     Number(f64),
-    /// Of [`Kind::Path`], [`Kind::Word`] and [`Kind::LogFilter`].
+    /// Of [`Kind::Path`], [`Kind::Word`], [`Kind::Cpus`] and [`Kind::LogFilter`].
     Text(String),
 }
 
@@ -86,6 +90,18 @@ pub const SETTINGS: &[Setting] = &[
         default: || {
             Value::Whole(available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 64)) as u64)
         },
+    },
+    Setting {
+        key: "network.worker_cpus",
+        meaning: "CPUs that the workers are kept on, one each in this order; when empty they may run anywhere.",
+        kind: Kind::Cpus,
+        default: || Value::Text(String::new()),
+    },
+    Setting {
+        key: "network.steering",
+        meaning: "Who brings datagrams to the worker of their session: the kernel where it can, or the workers.",
+        kind: Kind::Word(&["kernel", "workers"]),
+        default: || Value::Text("kernel".into()),
     },
     Setting {
         key: "network.recv_buffer_bytes",
@@ -353,6 +369,11 @@ impl Kind {
                 let text = literal.text()?;
                 (!text.is_empty()).then(|| Value::Text(text.to_owned()))
             }
+            Kind::Cpus => {
+                let text = literal.text()?;
+                text.parse::<CpuList>().ok()?;
+                Some(Value::Text(text.to_owned()))
+            }
             Kind::LogFilter => {
                 let text = literal.text()?;
                 tracing_subscriber::EnvFilter::builder().parse(text).ok()?;
@@ -377,6 +398,7 @@ impl Kind {
                 words.join(" or ")
             }
             Kind::Path => "a path in quotes, not empty".into(),
+            Kind::Cpus => "numbers and ranges in quotes, such as \"2-5,8\", or \"\"".into(),
             Kind::LogFilter => {
                 "error, warn, info, debug, trace or off, or levels by module such as \"info,shadowland_world=debug\""
                     .into()
