@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rand::rngs::{StdRng, SysRng};
 use rand::{RngExt, SeedableRng};
 use shadowland_client::session::{End, Session};
-use shadowland_proto::{ConnectConfig, Identity, LoginToken, Time, TokenSigner};
+use shadowland_proto::{ConnectConfig, Identity, IntegrityTable, LoginToken, Time, TokenSigner};
 use shadowland_udp::room_for_sockets;
 use thiserror::Error;
 
@@ -55,6 +55,8 @@ pub struct BotsConfig {
     /// Seed of the key that signs login tokens, for a server that asks for them: each bot makes its own, for an account
     /// with its number.
     pub token_key: Option<[u8; 32]>,
+    /// The keys of the client version that they pose as, for a server that checks them.
+    pub integrity: Option<Arc<IntegrityTable>>,
     /// What the bots do.
     pub seed: u64,
     /// Whether some of the bots note what they apply, for [`Bots::drain_samples`].
@@ -77,6 +79,7 @@ impl BotsConfig {
             connect_per_s: 500.0,
             connect_timeout: Duration::from_secs(10),
             token_key: None,
+            integrity: None,
             seed: 1,
             sample: false,
             nice: 5,
@@ -103,7 +106,8 @@ impl BotsConfig {
 
     /// How the bot with this number logs in.
     pub(crate) fn login(&self, index: usize, rng: &mut StdRng) -> ConnectConfig {
-        let mut config = ConnectConfig { timeout: self.connect_timeout, ..ConnectConfig::default() };
+        let (timeout, integrity) = (self.connect_timeout, self.integrity.clone());
+        let mut config = ConnectConfig { timeout, integrity, ..ConnectConfig::default() };
         if let Some(seed) = &self.token_key {
             let identity = Identity::generate(rng);
             let issued_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

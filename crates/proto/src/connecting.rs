@@ -18,6 +18,7 @@ use crate::connection::{Connection, Role, TransportConfig};
 use crate::crypto::entropy::Entropy;
 use crate::crypto::handshake::Initiator;
 use crate::crypto::identity::Identity;
+use crate::crypto::integrity::IntegrityTable;
 use crate::drop_reason::DropReason;
 
 /// First pause before a request is repeated; it doubles up to [`PAUSE_MAX`].
@@ -38,6 +39,8 @@ pub struct ConnectConfig {
     pub token: Option<Vec<u8>>,
     /// The client's static key, which a login token may be bound to; `None` draws a new one.
     pub identity: Option<Identity>,
+    /// The keys of the client's version, for a server that checks them.
+    pub integrity: Option<Arc<IntegrityTable>>,
     /// Figures of reliable messages and congestion control.
     pub transport: TransportConfig,
 }
@@ -49,6 +52,7 @@ impl Default for ConnectConfig {
             version: PROTOCOL_VERSION,
             token: None,
             identity: None,
+            integrity: None,
             transport: TransportConfig::default(),
         }
     }
@@ -105,6 +109,7 @@ pub struct Connecting {
     answered: bool,
     denied: Option<DenyReason>,
     done: bool,
+    integrity: Option<Arc<IntegrityTable>>,
     transport: Arc<TransportConfig>,
 }
 
@@ -147,6 +152,7 @@ impl Connecting {
             answered: false,
             denied: None,
             done: false,
+            integrity: config.integrity,
             transport: Arc::new(config.transport.within_bounds()),
         })
     }
@@ -186,6 +192,9 @@ impl Connecting {
                 let entropy = self.entropy.take().ok_or(DropReason::Closed)?;
                 let config = Arc::clone(&self.transport);
                 let mut connection = Connection::new(Role::Client, &acceptance, keys, entropy, config, now);
+                if let Some(table) = self.integrity.take() {
+                    connection.set_integrity_table(table);
+                }
                 connection.on_timeout(now);
                 return Ok(Some(connection));
             }

@@ -27,10 +27,11 @@ mod time;
 
 pub use connecting::{ConnectConfig, ConnectError, Connecting};
 pub use connection::{
-    CloseReason, Congestion, Connection, PacketBuilder, Path, Receiver, RekeyLimits, SendError, Sent, State,
-    Stats, TransportConfig,
+    CloseReason, Congestion, Connection, IntegrityChecks, IntegrityFailure, PacketBuilder, Path, Receiver,
+    RekeyLimits, SendError, Sent, State, Stats, TransportConfig,
 };
 pub use crypto::identity::Identity;
+pub use crypto::integrity::{INTEGRITY_TABLE_BYTES, IntegrityTable, IntegrityTables, NotATable};
 pub use crypto::token::{LOGIN_TOKEN_BYTES, LoginToken, TokenError, TokenSigner, TokenVerifier};
 pub use drop_reason::{DropReason, Dropped};
 pub use endpoint::{

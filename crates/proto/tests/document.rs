@@ -45,6 +45,7 @@ fn the_limits_are_those_of_the_code() {
         ("held ahead of a gap", "256 messages per stream, 128 KiB", limits::REORDER_BYTES, 128 * kib),
         ("piece of a larger message", "1000 bytes", limits::FRAGMENT_BYTES, 1000),
         ("larger messages taken apart or put together at a time", "4", limits::ASSEMBLIES, 4),
+        ("keys of an integrity table", "256", limits::INTEGRITY_KEYS, 256),
         ("login token", "256 bytes", limits::TOKEN_BYTES, 256),
         ("accepted handshakes remembered", "8192, 10 s", limits::REMEMBERED_HANDSHAKES, 8192),
         ("rate buckets for networks", "4096", limits::NETWORK_BUCKETS, 4096),
@@ -90,7 +91,7 @@ fn in_words(value: &str) -> String {
 
 #[test]
 fn the_reasons_are_those_of_the_code() {
-    let section = DOCUMENT.split("## 8. Disconnect").nth(1).unwrap().split("## 9").next().unwrap();
+    let section = DOCUMENT.split("## 9. Disconnect").nth(1).unwrap().split("## 10").next().unwrap();
     let codes = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok());
     let codes: Vec<u8> = codes.collect();
     let known = (0..=u8::MAX)

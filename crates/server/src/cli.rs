@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -32,6 +33,9 @@ pub enum Command {
     /// Make keys for login tokens, and tokens.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Make tables of integrity keys.
+    #[command(subcommand)]
+    Integrity(IntegrityCommand),
     /// Run a server and simulated players in one process and report how it went.
     Demo(DemoArgs),
 }
@@ -60,6 +64,21 @@ pub enum TokenCommand {
         /// How long it is good.
         #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
+    },
+}
+
+/// What `shadowland integrity` can do.
+#[derive(Debug, Subcommand)]
+pub enum IntegrityCommand {
+    /// Make the table of keys of a client version: one copy goes into the directory security.integrity_tables of
+    /// servers, one into the client's build.
+    Generate {
+        /// The client version, from 1; newer versions have higher numbers.
+        #[arg(long, value_name = "N")]
+        client_version: NonZeroU16,
+        /// File for the table, such as data/integrity/7.table; it must not be there yet.
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
     },
 }
 
@@ -108,6 +127,9 @@ pub struct BotsArgs {
     /// Packets a second of each player; inputs are made at 60 a second all the same.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = parse_send_hz)]
     pub send_hz: u32,
+    /// The table of integrity keys to answer with, for a server that checks them.
+    #[arg(long, value_name = "PATH")]
+    pub integrity_table: Option<PathBuf>,
     /// Print the report as one line of JSON.
     #[arg(long)]
     pub json: bool,

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,11 +10,12 @@ use anyhow::{Context, anyhow};
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, SeedableRng};
 use shadowland_bots::BotsConfig;
-use shadowland_proto::{LoginToken, TokenSigner};
-use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs, TokenCommand};
+use shadowland_proto::{IntegrityTable, LoginToken, TokenSigner};
+use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs, IntegrityCommand, TokenCommand};
 use shadowland_server::config::{Auth, Config};
 use shadowland_server::demo::{self, DemoOptions};
 use shadowland_server::identity::{self, PublicKey};
+use shadowland_server::integrity;
 use shadowland_server::load;
 use shadowland_server::server::Server;
 use shadowland_server::tokens;
@@ -86,8 +88,13 @@ pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
 /// Sends simulated players to a running server.
 pub(crate) fn bots(args: &BotsArgs) -> Result<(), Failure> {
     let players = args.count as usize;
-    let bots =
-        BotsConfig { send_hz: args.send_hz, ..BotsConfig::new(args.server, args.server_key.0, players) };
+    let table =
+        args.integrity_table.as_deref().map(integrity::load_table).transpose().map_err(not_started)?;
+    let bots = BotsConfig {
+        send_hz: args.send_hz,
+        integrity: table.map(Arc::new),
+        ..BotsConfig::new(args.server, args.server_key.0, players)
+    };
     let time = Duration::from_secs(args.seconds.into());
     let line = Line::new(time);
     let report = load::run(bots, time, &mut |progress| line.show_bots(progress, players))?;
@@ -130,6 +137,17 @@ pub(crate) fn token(command: &TokenCommand) -> Result<(), Failure> {
             writeln!(out)?;
         }
     }
+    Ok(())
+}
+
+/// Makes a table of integrity keys.
+pub(crate) fn integrity(command: &IntegrityCommand) -> Result<(), Failure> {
+    let IntegrityCommand::Generate { client_version, out: path } = command;
+    let mut rng = StdRng::try_from_rng(&mut SysRng).context("no randomness from the system")?;
+    let table = IntegrityTable::generate(*client_version, &mut rng);
+    integrity::keep_table(path, &table).map_err(not_started)?;
+    let path = path.display();
+    writeln!(stdout().lock(), "{path}: the keys of client version {client_version}")?;
     Ok(())
 }
 

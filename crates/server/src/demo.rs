@@ -27,6 +27,7 @@ use shadowland_world::Frame;
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::integrity;
 use crate::server::{FrameTap, Published, Server, StartError};
 use crate::stats::ServerStats;
 
@@ -175,11 +176,15 @@ pub fn run(
     show: &mut dyn FnMut(&Progress),
 ) -> Result<Report, DemoError> {
     let config = adapt(config, options.players)?;
+    let checks = config.security.integrity.as_ref();
+    let tables =
+        checks.map(|checks| integrity::load_tables(&checks.tables)).transpose().map_err(StartError::from)?;
     let mut rng = StdRng::try_from_rng(&mut SysRng).map_err(|_| DemoError::Randomness)?;
     let server = Server::start(config, Identity::generate(&mut rng))?;
     let tap = server.frame_tap(FRAMES_WAITING);
     let bots = Bots::start(BotsConfig {
         send_hz: options.send_hz,
+        integrity: tables.map(|tables| Arc::clone(tables.newest())),
         sample: true,
         ..BotsConfig::new(server.local_addr(), server.public_key(), options.players)
     })?;

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use rand::CryptoRng;
 use shadowland_proto::{
-    AddressLimit, Endpoint, EndpointConfig, Identity, SESSIONS_MAX, SessionParameters, TokenVerifier,
-    TransportConfig,
+    AddressLimit, Endpoint, EndpointConfig, Identity, IntegrityChecks, IntegrityTables, SESSIONS_MAX,
+    SessionParameters, TokenVerifier, TransportConfig,
 };
 use zeroize::Zeroizing;
 
@@ -35,30 +35,51 @@ pub struct Assembly {
     pub world: WorldSide,
 }
 
+/// What guards a server besides its keys: the contents of the files that the configuration names.
+#[derive(Debug, Clone, Default)]
+pub struct Guards {
+    /// Who checks login tokens, where `security.auth` asks for them.
+    pub tokens: Option<Arc<TokenVerifier>>,
+    /// The keys of client versions, where `security.integrity` checks them.
+    pub integrity: Option<Arc<IntegrityTables>>,
+}
+
 /// Assembles a server with so many workers, at most 64. `rng` is where all randomness of its handshakes comes
 /// from.
 ///
 /// # Panics
-/// When the configuration is none that [`crate::config`] accepts, or asks for login tokens: that needs a verifier.
+/// When the configuration is none that [`crate::config`] accepts, or asks for guards ([`assemble_guarded`]).
 pub fn assemble(config: &Config, workers: usize, identity: &Identity, rng: &mut dyn CryptoRng) -> Assembly {
-    assemble_with_tokens(config, workers, identity, None, rng)
+    assemble_guarded(config, workers, identity, &Guards::default(), rng)
 }
 
-/// As [`assemble`], for a server that asks for login tokens: what stands in the configuration is only where the keys
-/// of the verifier are.
+/// As [`assemble`], for a server that asks for login tokens or checks the integrity of clients: what stands in the
+/// configuration is only where the keys for that are.
 ///
 /// # Panics
-/// When the configuration is none that [`crate::config`] accepts, or when it asks for login tokens and there is no
-/// verifier, or the other way round.
-pub fn assemble_with_tokens(
+/// When the configuration is none that [`crate::config`] accepts, or when it asks for a guard that is not there, or
+/// the other way round.
+pub fn assemble_guarded(
     config: &Config,
     workers: usize,
     identity: &Identity,
-    tokens: Option<&Arc<TokenVerifier>>,
+    guards: &Guards,
     rng: &mut dyn CryptoRng,
 ) -> Assembly {
     let guarded = matches!(config.security.auth, Auth::Token { .. });
-    assert_eq!(guarded, tokens.is_some(), "security.auth = \"token\" and a verifier of tokens go together");
+    assert_eq!(
+        guarded,
+        guards.tokens.is_some(),
+        "security.auth = \"token\" and a verifier of tokens go together"
+    );
+    let checks = config.security.integrity.as_ref().map(|integrity| integrity.interval);
+    assert_eq!(
+        checks.is_some(),
+        guards.integrity.is_some(),
+        "security.integrity and tables of keys go together"
+    );
+    let integrity =
+        checks.zip(guards.integrity.clone()).map(|(interval, tables)| IntegrityChecks { tables, interval });
     let accounts = Accounts::new(workers);
     let addresses = AddressLimit::new(config.security.sessions_per_address);
     let addresses =
@@ -71,7 +92,8 @@ pub fn assemble_with_tokens(
             let (worker_queues, world_queues) = queues(config.session.max_players);
             to_workers.push(world_queues);
             let endpoint_config = EndpointConfig {
-                tokens: tokens.cloned(),
+                tokens: guards.tokens.clone(),
+                integrity: integrity.clone(),
                 addresses: Arc::clone(&addresses),
                 ..endpoint_config(config, worker)
             };
@@ -108,6 +130,7 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Consequence, IntegrityConfig};
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
@@ -116,6 +139,20 @@ mod tests {
     fn a_configuration_that_asks_for_tokens_never_makes_an_open_server() {
         let mut config = Config::default();
         config.security.auth = Auth::Token { keys: "token_keys".into() };
+        let mut rng = StdRng::seed_from_u64(1);
+        let identity = Identity::generate(&mut rng);
+        assemble(&config, 1, &identity, &mut rng);
+    }
+
+    #[test]
+    #[should_panic(expected = "tables of keys go together")]
+    fn nor_does_one_that_checks_integrity_make_a_server_that_does_not() {
+        let mut config = Config::default();
+        config.security.integrity = Some(IntegrityConfig {
+            tables: "tables".into(),
+            interval: Duration::from_secs(60),
+            consequence: Consequence::Log,
+        });
         let mut rng = StdRng::seed_from_u64(1);
         let identity = Identity::generate(&mut rng);
         assemble(&config, 1, &identity, &mut rng);

@@ -28,7 +28,7 @@ use shadowland_wire::message::ServerType;
 use shadowland_wire::message::server::Welcome;
 use shadowland_world::{Encoder, Frame, PlayerHandle, Tick, Viewer, WorldConfig};
 
-use crate::config::{Config, TICK_HZ};
+use crate::config::{Config, Consequence, TICK_HZ};
 use crate::queue::{Completed, ToWorker, ToWorld, WorkerQueues};
 use crate::session::{Inbound, Player, Stage};
 use crate::stats::WorkerStats;
@@ -71,6 +71,7 @@ struct Rules {
     budget_bytes: usize,
     lattice_step_um: u32,
     interest_distance_cm: u32,
+    integrity: Consequence,
 }
 
 /// A frame on its way to all sessions.
@@ -265,11 +266,19 @@ impl Hub {
     fn serve(&mut self, slot: Slot, frame: &Frame, now: Time, outbox: &mut impl Outbox) -> Served {
         let Self { endpoint, queues, encoder, rules, stats, .. } = self;
         let Some(session) = endpoint.session_mut(slot) else { return Served::Gone };
-        let Session { connection, data, .. } = session;
+        let Session { connection, data, login, .. } = session;
         let address = connection.address().expect("a server's session has one from the start");
         let player = data.as_mut().expect("a listed session has a player");
         if connection.next_timeout().is_some_and(|at| now >= at) {
             connection.on_timeout(now);
+            if let Some(failure) = connection.take_integrity_failure() {
+                stats.integrity_failed += 1;
+                let account = login.map(|login| login.account);
+                player.tell_integrity(slot, address, account, failure);
+                if rules.integrity == Consequence::Disconnect {
+                    connection.close(now, DisconnectReason::Integrity);
+                }
+            }
         }
         if connection.state() == State::Established {
             player.ask(slot, queues);
@@ -356,6 +365,11 @@ impl Rules {
             budget_bytes: config.session.budget_bytes,
             lattice_step_um: (world.lattice_step_cm * 10_000.0).round() as u32,
             interest_distance_cm: farthest.round() as u32,
+            integrity: config
+                .security
+                .integrity
+                .as_ref()
+                .map_or(Consequence::Log, |integrity| integrity.consequence),
         }
     }
 

@@ -77,7 +77,7 @@ pub fn load_or_create(data_dir: &Path, rng: &mut dyn CryptoRng) -> Result<Identi
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let identity = Identity::generate(rng);
-            create(data_dir, &path, identity.private_key())
+            create(&path, identity.private_key())
                 .map_err(|source| KeyError::Unwritable { path: name.clone(), source })?;
             tracing::info!(file = %name, "made a new server key");
             Ok(identity)
@@ -96,16 +96,23 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<Result<Zeroizing<[u8; KEY_B
 
 /// Writes beside the final name first: a crash never leaves half a key there. What one left beside it is in nobody's
 /// way, and a key that is there is never replaced.
-pub(crate) fn create(data_dir: &Path, path: &Path, key: &[u8; KEY_BYTES]) -> io::Result<()> {
-    fs::create_dir_all(data_dir)?;
+pub(crate) fn create(path: &Path, key: &[u8; KEY_BYTES]) -> io::Result<()> {
+    let mut text = Zeroizing::new(format_hex(key));
+    text.push('\n');
+    create_file(path, text.as_bytes())
+}
+
+/// As [`create`], for any secret.
+pub(crate) fn create_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let (new, mut file) = open_beside(path, &options)?;
-    let mut text = Zeroizing::new(format_hex(key));
-    text.push('\n');
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
     let linked = written.and_then(|()| fs::hard_link(&new, path));
     let _ = fs::remove_file(&new);
     linked
@@ -225,7 +232,7 @@ mod tests {
         let left = path.with_extension(format!("new.{}.0", std::process::id()));
         fs::write(&left, "half").unwrap();
         let first = load(&directory, 1).unwrap();
-        let other = create(&directory.0, &path, &[7; KEY_BYTES]).unwrap_err();
+        let other = create(&path, &[7; KEY_BYTES]).unwrap_err();
         assert_eq!(other.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(load(&directory, 2).unwrap().public_key(), first.public_key());
         assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 2, "the key, and what the crash left");

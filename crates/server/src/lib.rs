@@ -27,6 +27,7 @@
 //! | `schedule` | when ticks start and how long they last |
 //! | `control` | flags that all threads look at |
 //! | [`tokens`] | the keys that may sign login tokens, and which account plays where |
+//! | [`integrity`] | the keys of the client versions that may play |
 //! | [`stats`] | what a running server tells about itself |
 
 pub mod cli;
@@ -38,6 +39,7 @@ pub mod embed;
 mod handover;
 mod hub;
 pub mod identity;
+pub mod integrity;
 pub mod load;
 mod queue;
 mod schedule;

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Config => commands::config(&cli.config),
         Command::Bots(args) => commands::bots(&args),
         Command::Token(command) => commands::token(&command),
+        Command::Integrity(command) => commands::integrity(&command),
         Command::Demo(args) => commands::demo(&cli.config, &args),
     };
     match result {

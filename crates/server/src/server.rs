@@ -17,8 +17,9 @@ use thiserror::Error;
 use crate::config::{Auth, Config};
 use crate::control::{Alive, Control};
 use crate::cpus::{self, CpuList};
-use crate::embed::{self, Assembly, Hub};
+use crate::embed::{self, Assembly, Guards, Hub};
 use crate::handover::{self, Handover};
+use crate::integrity::{self, IntegrityError};
 use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::Clock;
 use crate::sockets::{self, SocketTruth, Steered};
@@ -60,6 +61,9 @@ pub enum StartError {
     /// Login tokens cannot be checked.
     #[error(transparent)]
     TokenKeys(#[from] TokenKeyError),
+    /// The integrity of clients cannot be checked.
+    #[error(transparent)]
+    Integrity(#[from] IntegrityError),
     /// The system lacks something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -103,6 +107,8 @@ impl Server {
             return Err(StartError::Cpus { forbidden, allowed: CpuList::allowed() });
         }
         let (sockets, truth) = sockets::bind(&config)?;
+        let checks = config.security.integrity.as_ref();
+        let integrity = checks.map(|checks| integrity::load_tables(&checks.tables)).transpose()?;
         let local_addr = sockets[0].local_addr().map_err(|error| system("tell the bound address", error))?;
 
         let clock = Clock::start();
@@ -124,8 +130,9 @@ impl Server {
             Arc::new(TokenVerifier::new(keys, unix.saturating_sub(clock.now() - Time::default())))
         });
         let workers = sockets.len();
+        let guards = Guards { tokens, integrity };
         let Assembly { hubs, world } =
-            embed::assemble_with_tokens(&config, workers, &identity, tokens.as_ref(), &mut rng);
+            embed::assemble_guarded(&config, workers, &identity, &guards, &mut rng);
         let mut ears = Vec::new();
         for socket in sockets {
             let ear = Ear::new(socket).map_err(|error| system("wait for datagrams", error))?;

@@ -1,6 +1,8 @@
 //! What a worker hangs on a session: how far its player is on the way into the world, and what comes in from it.
 
-use shadowland_proto::{Receiver, Slot};
+use std::net::SocketAddr;
+
+use shadowland_proto::{IntegrityFailure, Receiver, Slot};
 use shadowland_wire::message::ClientType;
 use shadowland_wire::message::client::{InputMessage, ResetPage};
 use shadowland_world::{PlayerHandle, Tick, Viewer};
@@ -21,6 +23,8 @@ pub(crate) struct Player {
     pub(crate) stage: Stage,
     /// Whether the worker has it on its list: the client has confirmed the keys.
     pub(crate) listed: bool,
+    /// Whether it was logged that the client has failed an integrity challenge.
+    pub(crate) integrity_told: bool,
     /// From this tick on the player is due for the next snapshot.
     pub(crate) next_turn: Tick,
     /// Number of the newest input that was handed to the world.
@@ -49,6 +53,20 @@ impl Player {
         match &self.stage {
             Stage::Playing { viewer, .. } => Some(viewer.player()),
             _ => None,
+        }
+    }
+
+    /// Logs that the client has failed an integrity challenge, once in a session.
+    pub(crate) fn tell_integrity(
+        &mut self,
+        session: Slot,
+        address: SocketAddr,
+        account: Option<u64>,
+        failure: IntegrityFailure,
+    ) {
+        if !std::mem::replace(&mut self.integrity_told, true) {
+            tracing::warn!(id = session.connection_id(), %address, account, %failure, "a client has failed an \
+                 integrity challenge; further ones of its session are only counted");
         }
     }
 

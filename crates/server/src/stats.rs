@@ -48,6 +48,8 @@ pub struct WorkerStats {
     pub bad_messages: u64,
     /// Inputs that found the queue to the world full, and requests above what a tick has room for; clients repeat them.
     pub inputs_dropped: u64,
+    /// Integrity challenges that players have failed.
+    pub integrity_failed: u64,
     /// Frames that were replaced by newer ones before this worker got to them.
     pub frames_skipped: u64,
     /// Sessions that the player ended.

@@ -93,11 +93,7 @@ pub fn load_signer(path: &Path) -> Result<TokenSigner, TokenKeyError> {
 /// If it cannot be written, or something is there.
 pub fn keep_signer(path: &Path, signer: &TokenSigner) -> Result<(), TokenKeyError> {
     let failed = |source| TokenKeyError::Unwritable { path: path.display().to_string(), source };
-    if path.exists() {
-        return Err(failed(io::Error::from(io::ErrorKind::AlreadyExists)));
-    }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    identity::create(directory, path, signer.seed()).map_err(failed)
+    identity::create(path, signer.seed()).map_err(failed)
 }
 
 /// Which session plays as which account: the newest wins. Shared by all workers, and asked only when a session

@@ -4,17 +4,20 @@ mod common;
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
+use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Client, config};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_proto::{
-    CloseReason, ConnectConfig, ConnectError, DenyReason, DisconnectReason, DropReason, Identity, LoginToken,
-    TokenSigner,
+    CloseReason, ConnectConfig, ConnectError, DenyReason, DisconnectReason, DropReason, Identity,
+    IntegrityTable, LoginToken, TokenSigner,
 };
-use shadowland_server::config::{Auth, Config, Steering};
+use shadowland_server::config::{Auth, Config, Consequence, IntegrityConfig, Steering};
 use shadowland_server::cpus::CpuList;
+use shadowland_server::integrity;
 use shadowland_server::server::{Server, StartError};
 use shadowland_server::sockets::Steered;
 use shadowland_server::stats::{ServerStats, WorkerStats};
@@ -332,6 +335,72 @@ fn what_the_kernel_granted_is_told() {
     assert_eq!((truth.recv_buffer_bytes, truth.send_buffer_bytes), (Some(70_000), Some(80_000)));
     assert_eq!(truth.steering, Steered::Alone);
     assert!(truth.to_string().starts_with("each socket has 70000 bytes of buffer for receiving"));
+}
+
+/// A server that checks the keys of client version 7 about every second, and that version's table.
+fn checking(name: &str, consequence: Consequence) -> (Server, Arc<IntegrityTable>) {
+    let tables = std::env::temp_dir().join(format!("shadowland-{name}-{}", std::process::id()));
+    let table = IntegrityTable::generate(NonZeroU16::new(7).unwrap(), &mut StdRng::seed_from_u64(30));
+    integrity::keep_table(&tables.join("7.table"), &table).unwrap();
+    let mut config = config(2, 100);
+    let interval = Duration::from_secs(1);
+    config.security.integrity = Some(IntegrityConfig { tables: tables.clone(), interval, consequence });
+    let server = start(config);
+    std::fs::remove_dir_all(tables).unwrap();
+    (server, Arc::new(table))
+}
+
+fn join_with_table(server: &Server, seed: u64, table: &Arc<IntegrityTable>) -> Client {
+    let config = ConnectConfig { integrity: Some(Arc::clone(table)), ..ConnectConfig::default() };
+    Client::connect(server.local_addr(), server.public_key(), seed, config).unwrap()
+}
+
+#[test]
+fn who_fails_an_integrity_challenge_is_disconnected_and_told_why() {
+    let (server, table) = checking("disconnect", Consequence::Disconnect);
+    let forged = IntegrityTable::generate(NonZeroU16::new(7).unwrap(), &mut StdRng::seed_from_u64(31));
+    let mut honest = join_with_table(&server, 1, &table);
+    let mut cheat = join_with_table(&server, 2, &Arc::new(forged));
+    for client in [&mut honest, &mut cheat] {
+        client.until("a snapshot", |client| client.heard.last.is_some());
+    }
+    cheat.until("the server's verdict", |client| client.close_reason().is_some());
+    assert_eq!(cheat.close_reason(), Some(CloseReason::Peer(DisconnectReason::Integrity)));
+    let stats = wait_for(&server, "one player", |stats| stats.players() == 1);
+    let counted = [stats.sum(|worker| worker.integrity_failed), stats.sum(|worker| worker.lost)];
+    assert_eq!(counted, [1, 1]);
+
+    let challenged = Instant::now() + Duration::from_secs(4);
+    honest.until("some challenges", |_| Instant::now() > challenged);
+    assert_eq!(honest.close_reason(), None);
+    assert_eq!(server.stats().sum(|worker| worker.integrity_failed), 1);
+}
+
+#[test]
+fn where_failed_challenges_are_only_logged_everybody_plays_on() {
+    let (server, _) = checking("log", Consequence::Log);
+    let forged = IntegrityTable::generate(NonZeroU16::new(7).unwrap(), &mut StdRng::seed_from_u64(31));
+    let mut cheat = join_with_table(&server, 2, &Arc::new(forged));
+    let mut failed = 0;
+    cheat.until("two failures", |_| {
+        failed = server.stats().sum(|worker| worker.integrity_failed);
+        failed >= 2
+    });
+    let before = cheat.heard.snapshots;
+    cheat.until("more snapshots", |client| client.heard.snapshots > before + 10);
+    assert_eq!((cheat.close_reason(), server.stats().players()), (None, 1));
+}
+
+#[test]
+fn without_tables_a_server_that_checks_integrity_does_not_start() {
+    let mut config = config(1, 10);
+    config.security.integrity = Some(IntegrityConfig {
+        tables: "/nonexistent/tables".into(),
+        interval: Duration::from_secs(1),
+        consequence: Consequence::Log,
+    });
+    let error = Server::start(config, Identity::generate(&mut StdRng::seed_from_u64(9))).unwrap_err();
+    assert!(error.to_string().starts_with("/nonexistent/tables: cannot read tables"), "{error}");
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub struct Outcome {
     pub messages: u64,
     /// Times that the server has replaced the keys of a session that is alive at the end.
     pub rekeys: u64,
+    /// Integrity challenges that the client of such a session has answered.
+    pub proofs: u64,
     /// Times that such a session has moved to another address.
     pub moves: u64,
     /// Fingerprint of the world at the end.

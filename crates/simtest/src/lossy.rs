@@ -7,13 +7,17 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg32;
-use shadowland_proto::{DropReason, Identity};
-use shadowland_server::config::Config;
+use shadowland_proto::{DropReason, Identity, IntegrityTable, IntegrityTables};
+use shadowland_server::config::{Config, Consequence, IntegrityConfig};
+use shadowland_server::embed::Guards;
 use shadowland_wire::entity::EntityType;
 use shadowland_world::WorldConfig;
 use shadowland_world::config::{LayerConfig, MapConfig};
@@ -40,13 +44,20 @@ pub struct Scenario {
     pub steady: bool,
     /// Sessions get new keys after so many bytes, drawn between these; otherwise after the server's default.
     pub rekey_bytes: Option<(u64, u64)>,
+    /// Pause between integrity challenges, which nobody may fail; `None`: there are none.
+    pub integrity_interval: Option<Duration>,
     /// How long it goes on before the links heal, drawn between these.
     pub seconds: (u64, u64),
 }
 
 /// The profile `lossy`.
-pub const SCENARIO: Scenario =
-    Scenario { conditions: CONDITIONS, steady: false, rekey_bytes: None, seconds: (8, 13) };
+pub const SCENARIO: Scenario = Scenario {
+    conditions: CONDITIONS,
+    steady: false,
+    rekey_bytes: None,
+    integrity_interval: None,
+    seconds: (8, 13),
+};
 
 /// A run.
 struct Run {
@@ -100,6 +111,7 @@ impl Run {
         if let Some((least, most)) = scenario.rekey_bytes {
             config.security.rekey.bytes = random.random_range(least..most);
         }
+        let guards = Guards { integrity: guard_integrity(scenario, seed, &mut config), ..Guards::default() };
         let identity = Identity::generate(&mut StdRng::seed_from_u64(random.next_u64()));
         let hiccups = Hiccups {
             late: [0.0, 0.05][random.random_range(0..2)],
@@ -108,14 +120,16 @@ impl Run {
         };
         let setting = Setting {
             server_key: identity.public_key(),
+            integrity: guards.integrity.as_ref().map(|tables| Arc::clone(tables.newest())),
             idle_timeout_us: config.session.idle_timeout.as_micros() as u64,
             conditions: scenario.conditions,
             steady: scenario.steady,
             roomy: spare == 64,
         };
         let workers = random.random_range(1..=2);
-        let machine = Machine::new(&config, workers, &identity, hiccups, random.next_u64());
-        let players = (0..count as u16).map(|index| Player::new(setting, index, random.next_u64())).collect();
+        let machine = Machine::new(&config, workers, &identity, &guards, hiccups, random.next_u64());
+        let players =
+            (0..count as u16).map(|index| Player::new(setting.clone(), index, random.next_u64())).collect();
         Self { scenario, config, machine, players, now_us: 0, ticks: 0, found: Ok(()) }
     }
 
@@ -275,9 +289,11 @@ impl Run {
                     let _ = write!(unexpected, "; {reason}: {}", stats.dropped.by(reason));
                 }
             }
-            for (count, what) in
-                [(stats.bad_messages, "bad messages"), (stats.crowded_out, "handshake answers without room")]
-            {
+            for (count, what) in [
+                (stats.bad_messages, "bad messages"),
+                (stats.crowded_out, "handshake answers without room"),
+                (stats.integrity_failed, "failed integrity challenges"),
+            ] {
                 if count > 0 {
                     let _ = write!(unexpected, "; {what}: {count}");
                 }
@@ -288,12 +304,10 @@ impl Run {
 
     fn outcome(mut self) -> Result<Outcome, Violation> {
         let players = &self.players;
-        let rekeys = players
-            .iter()
-            .filter_map(|player| player.session()?.connection())
-            .map(|connection| connection.stats().rekeys);
+        let stats = || players.iter().filter_map(|player| Some(player.session()?.connection()?.stats()));
         Ok(Outcome {
-            rekeys: rekeys.sum(),
+            rekeys: stats().map(|stats| stats.rekeys).sum(),
+            proofs: stats().map(|stats| stats.integrity_answered).sum(),
             moves: players.iter().map(Player::moves).sum(),
             faults: players.iter().map(Player::faults).sum(),
             messages: players.iter().map(Player::datagrams).sum(),
@@ -318,6 +332,15 @@ fn deliver(
             *found = delivered;
         }
     }
+}
+
+/// Lets the server ask its clients for the keys of their version, if the scenario says so.
+fn guard_integrity(scenario: Scenario, seed: u64, config: &mut Config) -> Option<Arc<IntegrityTables>> {
+    let interval = scenario.integrity_interval?;
+    let consequence = Consequence::Disconnect;
+    config.security.integrity = Some(IntegrityConfig { tables: PathBuf::new(), interval, consequence });
+    let table = IntegrityTable::generate(NonZeroU16::MIN, &mut StdRng::seed_from_u64(seed));
+    IntegrityTables::new([table]).map(Arc::new)
 }
 
 fn random_config(random: &mut Pcg32, seed: u64, max_players: usize) -> Config {

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
 use shadowland_proto::{Identity, Time};
 use shadowland_server::config::Config;
-use shadowland_server::embed::{Assembly, Hub, Outbox, WorldSide, assemble};
+use shadowland_server::embed::{Assembly, Guards, Hub, Outbox, WorldSide, assemble_guarded};
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_world::{Frame, Tick};
 
@@ -51,11 +51,18 @@ struct Station {
 }
 
 impl Machine {
-    /// A server of so many workers, all whose randomness is the seed's.
+    /// A server of so many workers with these guards, all whose randomness is the seed's.
     #[must_use]
-    pub fn new(config: &Config, workers: usize, identity: &Identity, hiccups: Hiccups, seed: u64) -> Self {
+    pub fn new(
+        config: &Config,
+        workers: usize,
+        identity: &Identity,
+        guards: &Guards,
+        hiccups: Hiccups,
+        seed: u64,
+    ) -> Self {
         let mut crypto = rand::rngs::StdRng::seed_from_u64(seed);
-        let Assembly { hubs, world } = assemble(config, workers, identity, &mut crypto);
+        let Assembly { hubs, world } = assemble_guarded(config, workers, identity, guards, &mut crypto);
         let station = |hub| Station {
             hub,
             outbox: Batch::new(hiccups.batch),

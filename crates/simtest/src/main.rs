@@ -51,6 +51,7 @@ struct Report {
     faults: u64,
     messages: u64,
     rekeys: u64,
+    proofs: u64,
     moves: u64,
     violations: u64,
     first_failing_seed: Option<u64>,
@@ -66,10 +67,10 @@ fn main() -> std::process::ExitCode {
     if arguments.json {
         println!("{}", serde_json::to_string(&report).expect("a report is plain numbers"));
     } else {
-        let Report { seeds, faults, messages, rekeys, moves, violations, .. } = report;
+        let Report { seeds, faults, messages, rekeys, proofs, moves, violations, .. } = report;
         println!(
-            "{seeds} seeds, {messages} packets, {faults} faults injected, {rekeys} rekeys, {moves} moves, {violations} \
-             violations"
+            "{seeds} seeds, {messages} packets, {faults} faults injected, {rekeys} rekeys, {proofs} integrity answers, \
+             {moves} moves, {violations} violations"
         );
     }
     std::process::ExitCode::from(u8::from(report.violations > 0))
@@ -142,6 +143,7 @@ impl Report {
                 self.faults += outcome.faults;
                 self.messages += outcome.messages;
                 self.rekeys += outcome.rekeys;
+                self.proofs += outcome.proofs;
                 self.moves += outcome.moves;
             }
             Err(_) => {

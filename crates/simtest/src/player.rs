@@ -2,11 +2,12 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg32;
-use shadowland_client::{Buttons, ConnectConfig, End, Event, Input, Session};
+use shadowland_client::{Buttons, ConnectConfig, End, Event, Input, IntegrityTable, Session};
 use shadowland_proto::{DenyReason, DisconnectReason, DropReason, Time};
 use shadowland_wire::codec::Reader;
 use shadowland_wire::header::Header;
@@ -24,10 +25,12 @@ const THOROUGH_ONE_OF: u64 = 16;
 pub type Datagram = (SocketAddr, Vec<u8>);
 
 /// What all players of a run have in common.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Setting {
     /// The server's public key.
     pub server_key: [u8; 32],
+    /// The keys of the players' client version, where the server checks them.
+    pub integrity: Option<Arc<IntegrityTable>>,
     /// The idle timeout of both sides, in microseconds.
     pub idle_timeout_us: u64,
     /// How bad the links are.
@@ -76,7 +79,6 @@ impl Player {
         let (up, down) = (link(), link());
         let next_whim_us = random.random_range(0..3_000_000);
         Self {
-            setting,
             index,
             crypto: StdRng::seed_from_u64(random.next_u64()),
             session: None,
@@ -90,6 +92,7 @@ impl Player {
             dark_until_us: 0,
             may_end: false,
             stays: setting.steady || random.random_bool(0.8),
+            setting,
             calm: false,
             still: false,
             opened: 0,
@@ -271,7 +274,9 @@ impl Player {
         }
         self.may_end = self.dark_until_us > 0;
         self.opened = 0;
-        let (config, now) = (ConnectConfig::default(), Time::from_micros(now_us));
+        let integrity = self.setting.integrity.clone();
+        let config = ConnectConfig { integrity, ..ConnectConfig::default() };
+        let now = Time::from_micros(now_us);
         let session = Session::new(config, self.setting.server_key, &mut self.crypto, now);
         self.session = Some(session.map_err(|error| Violation(format!("cannot connect: {error}")))?);
         self.drain(now_us)

@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use shadowland_client::{ConnectConfig, Input, Session};
 use shadowland_proto::{Identity, Time};
 use shadowland_server::config::Config;
+use shadowland_server::embed::Guards;
 use shadowland_simtest::TICK_US;
 use shadowland_simtest::machine::{Hiccups, Machine};
 use shadowland_wire::limits::DATAGRAM_BYTES;
@@ -91,7 +92,7 @@ fn two_hundred_players_cost_no_allocation() {
     config.world.player_capacity = usize::from(PLAYERS);
     config.world.entity_capacity = 1_000;
     config.world.set_density(usize::from(PLAYERS), 50.0, 100_000.0);
-    let mut machine = Machine::new(&config, 2, &identity, Hiccups::NONE, 1);
+    let mut machine = Machine::new(&config, 2, &identity, &Guards::default(), Hiccups::NONE, 1);
     let mut sessions: Vec<_> = (0..PLAYERS)
         .map(|_| {
             let (config, start) = (ConnectConfig::default(), Time::from_micros(0));

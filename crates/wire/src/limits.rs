@@ -35,6 +35,12 @@ pub const RELIABLE_FIRST_ID_MAX: u64 = 1 << 62;
 pub const SEQUENCE_MAX: u64 = 1 << 48;
 /// Random bytes of a PathChallenge.
 pub const PATH_TOKEN_BYTES: usize = 8;
+/// Keys of an integrity table: as many as a byte can name.
+pub const INTEGRITY_KEYS: usize = 256;
+/// Random bytes of an integrity challenge.
+pub const INTEGRITY_NONCE_BYTES: usize = 16;
+/// Bytes of its answer: half of an HMAC-SHA256.
+pub const INTEGRITY_PROOF_BYTES: usize = 16;
 /// Bytes in a direction under the same keys after which a session is closed: it could not rekey.
 pub const KEY_BYTES_MAX: u64 = 2_000_000_000;
 /// The same for the age of the keys, in seconds.

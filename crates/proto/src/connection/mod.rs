@@ -7,6 +7,7 @@
 //! | `packet_builder` | how a packet is put together and sealed |
 //! | `intake` | how much a client may send |
 //! | `path` | which address packets go to, and how it moves |
+//! | `integrity` | whether the client proves to be of a known version |
 //! | `replay` | which sequences were received |
 //! | `received` | which packets were applied, and when to say so |
 //! | `sent` | which packets were sent, and which of them were acknowledged |
@@ -26,6 +27,7 @@ mod flow;
 mod fragments;
 mod inbox;
 mod intake;
+mod integrity;
 mod outbox;
 mod pacer;
 mod packet_builder;
@@ -41,6 +43,7 @@ mod tests;
 
 pub use config::{Congestion, TransportConfig};
 pub use flow::Path;
+pub use integrity::{IntegrityChecks, IntegrityFailure};
 pub use outbox::SendError;
 pub use packet_builder::{PacketBuilder, Sent};
 pub use rekey::RekeyLimits;
@@ -67,6 +70,7 @@ use crate::drop_reason::DropReason;
 use flow::{Demand, Flow};
 use inbox::{Inbox, NotTaken};
 use intake::Intake;
+use integrity::Integrity;
 use outbox::{Outbox, Timeouts, Undeliverable};
 use path::Paths;
 use received::Received;
@@ -145,6 +149,8 @@ pub struct Connection {
     keys: Keys,
     paths: Paths,
     intake: Intake,
+    /// Only where there are challenges, or what answers them.
+    integrity: Option<Box<Integrity>>,
     replay: ReplayWindow,
     received: Received,
     sent: SentPackets,
@@ -176,6 +182,7 @@ struct Pending {
     ping: bool,
     pong: Option<Pong>,
     rekey: bool,
+    integrity: bool,
     path_response: Option<[u8; PATH_TOKEN_BYTES]>,
     disconnect: Option<(DisconnectReason, u8)>,
 }
@@ -210,6 +217,7 @@ impl Connection {
             keys: Keys::new(role, keys, entropy, now),
             paths: Paths::default(),
             intake: Intake::default(),
+            integrity: None,
             replay: ReplayWindow::new(),
             received: Received::new(&config),
             sent: SentPackets::new(&config),
@@ -354,6 +362,7 @@ impl Connection {
             self.sent.loss_at(),
             self.paced_until(),
             self.paths.deadline(),
+            self.integrity.as_deref().and_then(Integrity::deadline),
         ]
         .into_iter()
         .flatten()
@@ -386,6 +395,7 @@ impl Connection {
             }
         }
         self.paths.on_timeout(now);
+        self.check_integrity(now);
         if self.hello_at.is_some_and(|at| now >= at) {
             self.pending.handshake = true;
             self.hello_at = Some(now + self.hello_pause);
@@ -609,13 +619,16 @@ impl Connection {
                 }
             }
             Some(Control::Disconnect(reason)) => self.end(CloseReason::Peer(reason)),
-            Some(Control::ReliableHandshake(handshake)) => self.apply_handshake(&handshake)?,
+            Some(Control::ReliableHandshake(handshake)) => self.apply_handshake(now, &handshake)?,
             Some(Control::PathChallenge { token }) if self.role == Role::Client => {
                 self.pending.path_response = Some(token);
             }
             Some(Control::PathResponse { token }) if self.role == Role::Server => self.paths.response(token),
             Some(Control::PathChallenge { .. } | Control::PathResponse { .. }) => {
                 return Err(DropReason::Malformed);
+            }
+            Some(message @ (Control::CheckIntegrity { .. } | Control::IntegrityAnswer { .. })) => {
+                self.apply_integrity(now, message)?;
             }
             Some(Control::RekeyRequest { number, share }) => {
                 let result = self.keys.request(number, &share);
@@ -629,7 +642,7 @@ impl Connection {
         Ok(())
     }
 
-    fn apply_handshake(&mut self, handshake: &ReliableHandshake) -> Result<(), DropReason> {
+    fn apply_handshake(&mut self, now: Time, handshake: &ReliableHandshake) -> Result<(), DropReason> {
         let from_server = self.role == Role::Client;
         if handshake.answer != from_server || handshake.first_id > RELIABLE_FIRST_ID_MAX {
             return Err(DropReason::Malformed);
@@ -637,6 +650,7 @@ impl Connection {
         if self.state == State::Handshaking {
             self.state = State::Established;
             self.establish_by = None;
+            self.start_integrity(now);
             self.answer_unheard = self.role == Role::Server;
             self.inbox.start_at(handshake.first_id);
             self.outbox.set_windows(
@@ -692,6 +706,7 @@ impl Pending {
             || self.ping
             || self.pong.is_some()
             || self.rekey
+            || self.integrity
             || self.path_response.is_some()
             || self.disconnect.is_some()
     }

@@ -8,6 +8,7 @@ use shadowland_wire::limits::{MESSAGES_PER_PACKET, TAG_BYTES};
 use shadowland_wire::message::control::Control;
 use shadowland_wire::message::encode_frame;
 
+use super::integrity::Integrity;
 use super::outbox::{Departure, Timeouts};
 use super::sent::Carries;
 use super::{Connection, Pending};
@@ -190,6 +191,11 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         if let Some(message) = self.connection.keys.message().filter(|_| pending.rekey) {
             self.write_control(message)?;
         }
+        if pending.integrity
+            && let Some(message) = self.connection.integrity.as_deref().and_then(Integrity::message)
+        {
+            self.write_control(message)?;
+        }
         if let Some(token) = pending.path_response {
             self.write_control(Control::PathResponse { token })?;
         }
@@ -237,6 +243,9 @@ impl Connection {
         }
         if controls.rekey {
             self.pending.rekey = false;
+        }
+        if controls.integrity {
+            self.pending.integrity = false;
         }
         if controls.path_response.is_some() {
             self.pending.path_response = None;

@@ -32,6 +32,10 @@ pub struct Stats {
     pub rekeys: u64,
     /// Times that the peer's address has changed.
     pub migrations: u64,
+    /// Integrity challenges that the client has answered; at the server, that it has answered rightly.
+    pub integrity_answered: u64,
+    /// Those that the client has failed, at the server.
+    pub integrity_failed: u64,
     /// Datagrams that were dropped.
     pub dropped: Dropped,
 }

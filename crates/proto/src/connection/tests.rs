@@ -101,6 +101,27 @@ fn unknown_messages_are_skipped() {
 }
 
 #[test]
+fn integrity_messages_the_wrong_way_are_malformed() {
+    let challenge = Control::CheckIntegrity { version: 1, index: 2, nonce: [3; 16] };
+    let answer = Control::IntegrityAnswer { version: 1, echo: [3; 8], proof: [4; 16] };
+    for (role, key, wrong) in [(Role::Client, 2, answer), (Role::Server, 1, challenge)] {
+        let mut connection = connection(role);
+        let mut peer = Sealer::new(&[key; 32], 7);
+        let broken = payload(|writer| wrong.encode(writer).unwrap());
+        let outcome = give(&mut connection, &mut peer, &broken);
+        assert_eq!(outcome, (Err(DropReason::Malformed), vec![], false));
+    }
+    // A challenge to who has no table, and an answer that nobody asked for, are no fault.
+    for (role, key, right) in [(Role::Client, 2, challenge), (Role::Server, 1, answer)] {
+        let mut connection = connection(role);
+        let mut peer = Sealer::new(&[key; 32], 7);
+        let fine = payload(|writer| right.encode(writer).unwrap());
+        assert_eq!(give(&mut connection, &mut peer, &fine), (Ok(()), vec![], true));
+        assert!(!connection.pending.integrity);
+    }
+}
+
+#[test]
 fn nothing_is_delivered_before_the_reliable_handshake_unless_it_rides_along() {
     let (mut client, mut server) = client();
     let outcome = give(&mut client, &mut server, &[0, 0x41, 1, 6]);

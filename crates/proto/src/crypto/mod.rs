@@ -5,6 +5,7 @@ pub(crate) mod cookie;
 pub(crate) mod entropy;
 pub(crate) mod handshake;
 pub(crate) mod identity;
+pub(crate) mod integrity;
 pub(crate) mod key_schedule;
 mod resolver;
 pub(crate) mod seal;

@@ -28,7 +28,7 @@ use shadowland_wire::header::Header;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 
 use crate::Time;
-use crate::connection::{Connection, RekeyLimits, Role, TransportConfig};
+use crate::connection::{Connection, IntegrityChecks, RekeyLimits, Role, TransportConfig};
 use crate::crypto::cookie::{Client, Cookies};
 use crate::crypto::entropy::Entropy;
 use crate::crypto::handshake::Responder;
@@ -71,7 +71,9 @@ pub struct EndpointConfig {
     pub tokens: Option<Arc<TokenVerifier>>,
     /// When the keys of a session are replaced.
     pub rekey: RekeyLimits,
-    /// What sessions run with.
+    /// Which proofs of their version clients have to give now and then; without it none.
+    pub integrity: Option<IntegrityChecks>,
+    /// What sessions run with. The version of integrity keys in it is that of `integrity`.
     pub parameters: SessionParameters,
     /// Figures of reliable messages and congestion control.
     pub transport: TransportConfig,
@@ -92,6 +94,7 @@ impl Default for EndpointConfig {
             client_bytes_per_s: 256 * 1024,
             tokens: None,
             rekey: RekeyLimits::default(),
+            integrity: None,
             parameters: SessionParameters::default(),
             transport: TransportConfig::default(),
         }
@@ -207,12 +210,14 @@ impl<T> Endpoint<T> {
     /// # Panics
     /// When the configuration asks for more than [`SESSIONS_MAX`] sessions.
     pub fn new(
-        config: EndpointConfig,
+        mut config: EndpointConfig,
         identity: Identity,
         cookie_master: &[u8; 32],
         rng: &mut dyn CryptoRng,
     ) -> Self {
         assert!(config.max_sessions <= SESSIONS_MAX, "an endpoint has at most {SESSIONS_MAX} sessions");
+        config.parameters.integrity_version =
+            config.integrity.as_ref().map_or(0, |checks| checks.tables.newest().version());
         let mut rng = StdRng::from_rng(rng);
         let mut network_key = [0; 32];
         rng.fill_bytes(&mut network_key);
@@ -449,6 +454,9 @@ impl<T> Endpoint<T> {
         connection.set_rekey_limits(self.config.rekey);
         connection.set_address(client.address);
         connection.set_intake(self.config.client_bytes_per_s);
+        if let Some(checks) = &self.config.integrity {
+            connection.set_integrity_checks(checks.clone());
+        }
 
         let admitted_from = client.address.ip();
         self.free.pop_front();

@@ -97,6 +97,26 @@ pub enum Auth {
     },
 }
 
+/// Challenges for the keys of the client's version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntegrityConfig {
+    /// Directory of the tables, one file for each client version.
+    pub tables: PathBuf,
+    /// From one challenge to the next, on average.
+    pub interval: Duration,
+    /// What follows when a client fails.
+    pub consequence: Consequence,
+}
+
+/// What follows when a client fails a challenge for its version's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consequence {
+    /// It is counted, and logged once per session.
+    Log,
+    /// The same, and the session ends.
+    Disconnect,
+}
+
 /// Keys, and who may join.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SecurityConfig {
@@ -110,6 +130,8 @@ pub struct SecurityConfig {
     pub client_bytes_per_s: u64,
     /// When the keys of a session are replaced.
     pub rekey: RekeyLimits,
+    /// Challenges for the keys of the client's version; `None` asks nobody.
+    pub integrity: Option<IntegrityConfig>,
 }
 
 /// What is wrong with the configuration; every message is one line.
@@ -226,6 +248,7 @@ impl Effective {
                     bytes: self.whole("security.rekey_bytes") as u64,
                     age: Duration::from_secs_f64(self.number("security.rekey_after_s")),
                 },
+                integrity: self.integrity(),
             },
             world: self.world(),
         }
@@ -256,6 +279,19 @@ impl Effective {
             },
             ..TransportConfig::default()
         }
+    }
+
+    fn integrity(&self) -> Option<IntegrityConfig> {
+        let consequence = match self.text("security.integrity") {
+            "log" => Consequence::Log,
+            "disconnect" => Consequence::Disconnect,
+            _ => return None,
+        };
+        Some(IntegrityConfig {
+            tables: self.text("security.integrity_tables").into(),
+            interval: Duration::from_secs_f64(self.number("security.integrity_interval_s")),
+            consequence,
+        })
     }
 
     fn world(&self) -> WorldConfig {

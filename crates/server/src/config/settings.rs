@@ -278,6 +278,24 @@ pub const SETTINGS: &[Setting] = &[
         default: || Value::Number(3_600.0),
     },
     Setting {
+        key: "security.integrity",
+        meaning: "What follows when a client fails a challenge for its version's keys; off asks nobody.",
+        kind: Kind::Word(&["off", "log", "disconnect"]),
+        default: || Value::Text("off".into()),
+    },
+    Setting {
+        key: "security.integrity_tables",
+        meaning: "Directory of the tables of keys, one file for each client version that may play.",
+        kind: Kind::Path,
+        default: || Value::Text("data/integrity".into()),
+    },
+    Setting {
+        key: "security.integrity_interval_s",
+        meaning: "Seconds from one challenge of a client to the next, on average.",
+        kind: Kind::Number { min: 1.0, max: 3_600.0 },
+        default: || Value::Number(60.0),
+    },
+    Setting {
         key: "world.seed",
         meaning: "Seed of everything random in the world: the same seed gives the same world.",
         kind: Kind::Whole { min: 0, max: i64::MAX as u64 },

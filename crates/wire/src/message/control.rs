@@ -2,8 +2,11 @@
 
 use crate::codec::{DecodeError, Full, Reader, Writer};
 use crate::handshake::KEY_BYTES;
-use crate::limits::PATH_TOKEN_BYTES;
+use crate::limits::{INTEGRITY_NONCE_BYTES, INTEGRITY_PROOF_BYTES, PATH_TOKEN_BYTES};
 use crate::message::{ControlType, encode_frame};
+
+/// Bytes of an integrity challenge's nonce that the answer repeats.
+pub const INTEGRITY_ECHO_BYTES: usize = 8;
 
 /// A control message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,24 @@ pub enum Control {
     Disconnect(DisconnectReason),
     /// Confirms the keys and opens the reliable streams.
     ReliableHandshake(ReliableHandshake),
+    /// The server asks for a proof that the client holds the table of keys of its version.
+    CheckIntegrity {
+        /// The newest version that the server has a table of.
+        version: u16,
+        /// Which key of the table.
+        index: u8,
+        /// What the proof is made of.
+        nonce: [u8; INTEGRITY_NONCE_BYTES],
+    },
+    /// The proof.
+    IntegrityAnswer {
+        /// The client's version: whose table the key is from.
+        version: u16,
+        /// Start of the challenge's nonce.
+        echo: [u8; INTEGRITY_ECHO_BYTES],
+        /// Start of HMAC-SHA256 over the nonce, under the key.
+        proof: [u8; INTEGRITY_PROOF_BYTES],
+    },
     /// The server asks for new keys.
     RekeyRequest {
         /// Number of the new keys; those of the handshake are 0.
@@ -86,6 +107,8 @@ pub enum DisconnectReason {
     KeysExhausted,
     /// The peer did what no honest peer does.
     ProtocolViolation,
+    /// The client did not answer an integrity challenge, or not rightly.
+    Integrity,
     /// A reason that this version does not know.
     Other(u8),
 }
@@ -104,6 +127,7 @@ impl DisconnectReason {
             7 => Self::Full,
             8 => Self::KeysExhausted,
             9 => Self::ProtocolViolation,
+            10 => Self::Integrity,
             other => Self::Other(other),
         }
     }
@@ -121,6 +145,7 @@ impl DisconnectReason {
             Self::Full => 7,
             Self::KeysExhausted => 8,
             Self::ProtocolViolation => 9,
+            Self::Integrity => 10,
             Self::Other(code) => code,
         }
     }
@@ -135,6 +160,8 @@ impl Control {
             Self::Pong { .. } => ControlType::Pong,
             Self::Disconnect(_) => ControlType::Disconnect,
             Self::ReliableHandshake(_) => ControlType::ReliableHandshake,
+            Self::CheckIntegrity { .. } => ControlType::CheckIntegrity,
+            Self::IntegrityAnswer { .. } => ControlType::IntegrityAnswer,
             Self::RekeyRequest { .. } => ControlType::RekeyRequest,
             Self::RekeyResponse { .. } => ControlType::RekeyResponse,
             Self::PathChallenge { .. } => ControlType::PathChallenge,
@@ -157,6 +184,16 @@ impl Control {
                 writer.u16(handshake.window_messages)?;
                 writer.u32(handshake.window_bytes)?;
                 writer.u32(handshake.message_bytes)
+            }
+            Self::CheckIntegrity { version, index, nonce } => {
+                writer.u16(version)?;
+                writer.u8(index)?;
+                writer.bytes(&nonce)
+            }
+            Self::IntegrityAnswer { version, echo, proof } => {
+                writer.u16(version)?;
+                writer.bytes(&echo)?;
+                writer.bytes(&proof)
             }
             Self::RekeyRequest { number, share } | Self::RekeyResponse { number, share } => {
                 writer.u32(number)?;
@@ -185,6 +222,14 @@ impl Control {
                 window_bytes: reader.u32()?,
                 message_bytes: reader.u32()?,
             }),
+            Some(ControlType::CheckIntegrity) => {
+                Self::CheckIntegrity { version: reader.u16()?, index: reader.u8()?, nonce: reader.array()? }
+            }
+            Some(ControlType::IntegrityAnswer) => Self::IntegrityAnswer {
+                version: reader.u16()?,
+                echo: reader.array()?,
+                proof: reader.array()?,
+            },
             Some(ControlType::RekeyRequest) => {
                 Self::RekeyRequest { number: reader.u32()?, share: reader.array()? }
             }
@@ -211,6 +256,16 @@ mod tests {
             any::<u32>().prop_map(|id| Control::Ping { id }),
             any::<(u32, u32)>().prop_map(|(id, held_us)| Control::Pong { id, held_us }),
             any::<u8>().prop_map(|code| Control::Disconnect(DisconnectReason::from_code(code))),
+            any::<(u16, u8, [u8; 16])>().prop_map(|(version, index, nonce)| Control::CheckIntegrity {
+                version,
+                index,
+                nonce
+            }),
+            any::<(u16, [u8; 8], [u8; 16])>().prop_map(|(version, echo, proof)| Control::IntegrityAnswer {
+                version,
+                echo,
+                proof
+            }),
             any::<(u32, [u8; 32])>().prop_map(|(number, share)| Control::RekeyRequest { number, share }),
             any::<(u32, [u8; 32])>().prop_map(|(number, share)| Control::RekeyResponse { number, share }),
             any::<[u8; 8]>().prop_map(|token| Control::PathChallenge { token }),

@@ -40,9 +40,9 @@ pub enum ControlType {
     Fragment = 0x05,
     /// Confirms the keys; initial message ids and windows.
     ReliableHandshake = 0x06,
-    /// Reserved: an integrity challenge.
+    /// Asks a client for a proof that it holds its version's table of keys.
     CheckIntegrity = 0x07,
-    /// Reserved: the answer to an integrity challenge.
+    /// The proof.
     IntegrityAnswer = 0x08,
     /// The server's share of new keys.
     RekeyRequest = 0x09,
