@@ -4,6 +4,7 @@ mod attack;
 mod capacity;
 mod clock;
 mod handshake;
+mod plot;
 mod transport;
 
 use clap::{Parser, Subcommand};
@@ -20,6 +21,8 @@ struct Arguments {
 enum Bench {
     /// What a tick costs, without sockets: open, simulate, publish, and a sealed snapshot for everybody.
     Capacity(capacity::Arguments),
+    /// Draws what `capacity` measured: players against CPU per tick.
+    Plot(plot::Arguments),
     /// What a packet costs on real sockets, beside the kernel alone and beside other libraries.
     Transport(transport::Arguments),
     /// What a login costs the server, and how long a player waits for it.
@@ -31,6 +34,7 @@ enum Bench {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Capacity(arguments) => capacity::run(&arguments),
+        Bench::Plot(arguments) => plot::run(&arguments),
         Bench::Transport(arguments) => transport::run(&arguments),
         Bench::Handshake(arguments) => handshake::run(&arguments),
         Bench::Attack(arguments) => attack::run(&arguments),

@@ -23,6 +23,7 @@ mod driver;
 pub mod fleet;
 pub mod latency;
 mod shared_socket;
+pub mod town;
 pub mod wander;
 
 pub use fleet::{Bots, BotsConfig, BotsError, BotsStats};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use shadowland_proto::Time;
+use shadowland_wire::entity::EntityId;
 use shadowland_world::{Frame, Tick, World, WorldConfig};
 
 use crate::queue::{FramePool, ToWorker, ToWorld, WorldQueues};
@@ -35,6 +36,11 @@ impl WorldSide {
     /// Stops or starts everything in the world that moves by itself.
     pub fn pause_creatures(&mut self, paused: bool) {
         self.world.pause_creatures(paused);
+    }
+
+    /// Puts an entity somewhere else at once, in centimetres.
+    pub fn teleport(&mut self, id: EntityId, position_cm: [f64; 3]) {
+        self.world.teleport(id, position_cm);
     }
 
     /// Tells for every tick that a worker has completed since the last call: the worker, the tick, and when its

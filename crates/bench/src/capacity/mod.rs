@@ -6,6 +6,7 @@
 //! inputs), simulating, publishing the frame, and serving (choose, encode, seal a snapshot for everybody).
 
 mod floor;
+mod per_viewer;
 mod shard;
 mod sight;
 
@@ -19,12 +20,14 @@ use clap::ValueEnum;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::Serialize;
+use shadowland_bots::town;
 use shadowland_proto::{Identity, Time};
 use shadowland_server::config::Config;
 use shadowland_server::embed::{Assembly, WorldSide, assemble};
 use shadowland_world::Frame;
 
-use crate::clock::{Span, measure, ms, percentile};
+use crate::clock::{measure, ms, percentile};
+use per_viewer::PerViewer;
 use shard::{Shard, Told};
 
 const TICK_HZ: u64 = 60;
@@ -63,7 +66,10 @@ pub(crate) struct Arguments {
     /// Cells per interest distance: smaller cells cost time and save bytes.
     #[arg(long)]
     cells_per_distance: Option<f64>,
-    /// Print one JSON object instead of text.
+    /// Measure another way to serve the same players in the same run, and report it on a line of its own.
+    #[arg(long, value_enum)]
+    contender: Option<Contender>,
+    /// Print JSON objects, one a line, instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -72,8 +78,16 @@ pub(crate) struct Arguments {
 enum Workload {
     /// Spread out, 50 others in sight, 80 % on random walks.
     Wander,
+    /// As wander, but 30 % stand in five hot spots, 5 square metres a head.
+    Town,
     /// Everybody in one square, 5 square metres a head, in everybody's sight.
     Siege,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Contender {
+    /// Everything for each viewer alone: look at all in sight, compare, encode.
+    PerViewer,
 }
 
 /// The result, as printed with `--json`.
@@ -97,7 +111,22 @@ struct Report {
     position_error_cm_max: f64,
 }
 
+/// The contender's result: the players' packets are received, and the world simulated, as in the server's own.
 #[derive(Debug, Serialize)]
+struct ContenderReport {
+    contender: String,
+    workload: String,
+    players: u32,
+    threads: u32,
+    visible_mean: f64,
+    tick_cpu_ms_p50: f64,
+    tick_cpu_ms_p99: f64,
+    phases: Phases,
+    bytes_per_player_per_s: f64,
+    reduction_percent: f64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
 struct Phases {
     receive_ms: f64,
     simulate_ms: f64,
@@ -112,17 +141,53 @@ struct TickCost {
     simulate: Duration,
     publish: Duration,
     serve: Duration,
+    contender: Duration,
     wall: Duration,
     allocations: u64,
 }
 
+impl TickCost {
+    /// Of a part of all ticks, in milliseconds.
+    fn percentile(costs: &[Self], part: fn(&Self) -> Duration, share: f64) -> f64 {
+        percentile(&mut costs.iter().map(|cost| ms(part(cost))).collect::<Vec<_>>(), share)
+    }
+}
+
+impl ContenderReport {
+    /// From what was measured in the same ticks as `own`, and the bytes that the contender sent in them.
+    fn new(own: &Report, costs: &[TickCost], bytes_out: u64) -> Self {
+        let of = |part, share| TickCost::percentile(costs, part, share);
+        let total = |cost: &TickCost| cost.receive + cost.simulate + cost.publish + cost.contender;
+        let player_ticks = f64::from(own.players) * costs.len() as f64;
+        let bytes_per_player_tick = bytes_out as f64 / player_ticks;
+        Self {
+            contender: "per-viewer".to_owned(),
+            workload: own.workload.clone(),
+            players: own.players,
+            threads: 1,
+            visible_mean: own.visible_mean,
+            tick_cpu_ms_p50: of(total, 0.5),
+            tick_cpu_ms_p99: of(total, 0.99),
+            phases: Phases { serve_ms: of(|cost| cost.contender, 0.5), ..own.phases },
+            bytes_per_player_per_s: bytes_per_player_tick * TICK_HZ as f64,
+            reduction_percent: 100.0
+                * (1.0 - bytes_per_player_tick / (own.visible_mean * f64::from(NAIVE_BYTES))),
+        }
+    }
+}
+
 #[expect(clippy::print_stdout, reason = "the report is what the program is for")]
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let report = Bench::new(arguments)?.run()?;
+    let (report, contender) = Bench::new(arguments)?.run()?;
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         println!("{report:#?}");
+    }
+    match contender {
+        Some(report) if arguments.json => println!("{}", serde_json::to_string(&report)?),
+        Some(report) => println!("{report:#?}"),
+        None => {}
     }
     Ok(())
 }
@@ -131,6 +196,7 @@ struct Bench<'a> {
     arguments: &'a Arguments,
     world: WorldSide,
     shards: Vec<Worker>,
+    contender: Option<PerViewer>,
     tick: u64,
     progress: indicatif::ProgressBar,
 }
@@ -149,6 +215,8 @@ enum Work {
     Receive { now: Time },
     /// Serve everybody with a frame.
     Serve { now: Time, frame: Arc<Frame>, players: usize },
+    /// Have some stand in hot spots of a map of this size.
+    Settle { players: usize, map_size_cm: f64, seed: u64 },
     /// Start to watch what is seen.
     Watch,
     /// Compare what is seen with the truth, and tell what was watched.
@@ -172,24 +240,31 @@ impl<'a> Bench<'a> {
         });
         let shards = shards.collect();
         let progress = indicatif::ProgressBar::new(JOIN_TICKS);
-        Ok(Self { arguments, world, shards, tick: 0, progress })
+        Ok(Self { arguments, world, shards, contender: None, tick: 0, progress })
     }
 
-    fn run(mut self) -> anyhow::Result<Report> {
+    fn run(mut self) -> anyhow::Result<(Report, Option<ContenderReport>)> {
         let players = self.arguments.players as usize;
         self.progress.set_message("joining");
         while self.world.world().player_count() < players {
             ensure!(self.tick < JOIN_TICKS, "only {} players joined", self.world.world().player_count());
             self.run_on(1, false);
         }
+        self.settle();
+        self.contender = self
+            .arguments
+            .contender
+            .map(|Contender::PerViewer| PerViewer::new(players, self.arguments.budget));
         self.progress.set_message("warming up");
         self.run_on(WARM_UP_TICKS, false);
         self.all(|| Work::Watch);
         let sent_before = self.sent_bytes();
+        let contender_before = self.contender.as_ref().map_or(0, PerViewer::bytes_out);
         let ticks = u64::from(self.arguments.ticks);
         self.progress.set_message("measuring");
         let costs: Vec<TickCost> = (0..ticks).map(|_| self.step(false)).collect();
         let sent = self.sent_bytes();
+        let contender_sent = self.contender.take().map(|contender| contender.bytes_out() - contender_before);
         // The floor is measured in the same run, with the sizes that were sent and received.
         let floor = floor::aead(sent_before, sent, ticks);
         let frame = self.world.publish();
@@ -207,11 +282,9 @@ impl<'a> Bench<'a> {
             (sent.bytes_out - sent_before.bytes_out) as f64 / players as f64 / seconds;
         let visible_mean = watched.visible_mean();
         let naive = visible_mean * f64::from(NAIVE_BYTES) * TICK_HZ as f64;
-        let of = |part: fn(&TickCost) -> Duration, share| {
-            percentile(&mut costs.iter().map(|cost| ms(part(cost))).collect::<Vec<_>>(), share)
-        };
+        let of = |part, share| TickCost::percentile(&costs, part, share);
         let total = |cost: &TickCost| cost.receive + cost.simulate + cost.publish + cost.serve;
-        Ok(Report {
+        let report = Report {
             workload: self
                 .arguments
                 .workload
@@ -239,7 +312,23 @@ impl<'a> Bench<'a> {
             bytes_per_player_per_s,
             reduction_percent: 100.0 * (1.0 - bytes_per_player_per_s / naive),
             position_error_cm_max: at_rest.position_error_cm_max,
-        })
+        };
+        let contender = contender_sent.map(|sent| ContenderReport::new(&report, &costs, sent));
+        Ok((report, contender))
+    }
+
+    /// In a town some players stand in hot spots.
+    fn settle(&mut self) {
+        if self.arguments.workload != Workload::Town {
+            return;
+        }
+        let (players, seed) = (self.arguments.players as usize, self.arguments.seed);
+        let map_size_cm = self.world.world().config().map.size_cm;
+        for told in self.all(|| Work::Settle { players, map_size_cm, seed }) {
+            for (entity, [x, y]) in told.settled {
+                self.world.teleport(entity, [x, y, 0.0]);
+            }
+        }
     }
 
     /// So many ticks that are not measured.
@@ -261,6 +350,8 @@ impl<'a> Bench<'a> {
         let published = measure(|| frame = Some(self.world.publish()));
         let frame = frame.expect("it was published");
         let players = self.world.world().player_count();
+        let contender =
+            self.contender.as_mut().map(|contender| measure(|| contender.serve(&frame, |_, _| ())));
         let served = self.all(|| Work::Serve { now, frame: Arc::clone(&frame), players });
         let cpu = |spans: &[Told]| spans.iter().map(|told| told.span.cpu).sum();
         let longest = |spans: &[Told]| spans.iter().map(|told| told.span.wall).max().unwrap_or_default();
@@ -270,6 +361,7 @@ impl<'a> Bench<'a> {
             simulate: simulated.cpu,
             publish: published.cpu,
             serve: cpu(&served),
+            contender: contender.map_or(Duration::ZERO, |span| span.cpu),
             wall: longest(&received) + simulated.wall + published.wall + longest(&served),
             allocations: allocations(&received)
                 + allocations(&served)
@@ -306,15 +398,18 @@ impl Worker {
         let (tell, done) = channel();
         std::thread::spawn(move || {
             while let Ok(work) = to_do.recv() {
-                let (mut span, mut seen) = (Span::default(), sight::Seen::default());
+                let (mut span, mut seen, mut settled) = Default::default();
                 match work {
                     Work::Clients { tick, still } => shard.clients_turn(tick, still),
                     Work::Receive { now } => span = shard.receive(now),
                     Work::Serve { now, frame, players } => span = shard.serve(now, frame, players),
+                    Work::Settle { players, map_size_cm, seed } => {
+                        settled = shard.settle(|index| town::hot_spot(seed, index, players, map_size_cm));
+                    }
                     Work::Watch => shard.watch(),
                     Work::Sight { frame, truth } => seen = shard.look(&frame, &truth),
                 }
-                if tell.send(Told { span, seen, traffic: shard.traffic() }).is_err() {
+                if tell.send(Told { span, seen, traffic: shard.traffic(), settled }).is_err() {
                     return;
                 }
             }
@@ -337,7 +432,7 @@ fn config(arguments: &Arguments) -> anyhow::Result<Config> {
         world.layers.iter_mut().for_each(|layer| layer.cells_per_distance = cells);
     }
     match arguments.workload {
-        Workload::Wander => {
+        Workload::Wander | Workload::Town => {
             let distance = world.layers[0].distance_cm;
             world.set_density(players, OTHERS_IN_SIGHT, distance);
         }

@@ -10,6 +10,7 @@ use shadowland_bots::wander::Wanderer;
 use shadowland_client::session::Session;
 use shadowland_proto::{ConnectConfig, Time};
 use shadowland_server::embed::{Hub, Outbox};
+use shadowland_wire::entity::EntityId;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_world::Frame;
 
@@ -18,7 +19,7 @@ use super::sight::{self, Seen, Truth, Watch};
 use crate::clock::{Span, measure};
 
 /// Round trips of the clients, in ticks: 1 up to this.
-const LONGEST_ROUND_TRIP: u64 = 8;
+pub(super) const LONGEST_ROUND_TRIP: u64 = 8;
 /// Clients that start to connect in a tick.
 const JOINS_PER_TICK: usize = 50;
 /// Of so many clients one is watched.
@@ -31,6 +32,8 @@ pub(super) struct Told {
     pub(super) span: Span,
     pub(super) seen: Seen,
     pub(super) traffic: Traffic,
+    /// Who stands where, after [`Shard::settle`].
+    pub(super) settled: Vec<(EntityId, [f64; 2])>,
 }
 
 /// What passed between hub and clients.
@@ -57,6 +60,9 @@ impl std::iter::Sum for Traffic {
 type OnTheWay = (u64, Vec<u8>);
 
 struct Client {
+    player: usize,
+    /// It stands in a hot spot, whatever it would like to do.
+    stands: bool,
     address: SocketAddr,
     session: Session,
     walk: Wanderer,
@@ -169,6 +175,8 @@ impl Shard {
             let session = Session::new(ConnectConfig::default(), self.server_key, &mut self.rng, now)
                 .expect("the server's key is a key");
             self.clients.push(Client {
+                player,
+                stands: false,
                 address,
                 session,
                 walk: Wanderer::new(self.seed, player),
@@ -234,6 +242,16 @@ impl Shard {
         })
     }
 
+    /// Has some of the players stand where they are put; gives their entities and places.
+    pub(super) fn settle(&mut self, place: impl Fn(usize) -> Option<[f64; 2]>) -> Vec<(EntityId, [f64; 2])> {
+        let settled = self.clients.iter_mut().filter_map(|client| {
+            let place = place(client.player)?;
+            client.stands = true;
+            Some((client.session.welcome()?.entity, place))
+        });
+        settled.collect()
+    }
+
     pub(super) fn watch(&mut self) {
         self.watching = true;
         for client in &mut self.clients {
@@ -265,7 +283,7 @@ impl Client {
         if self.session.next_timeout().is_some_and(|at| now >= at) {
             self.session.on_timeout(now);
         }
-        let input = if still { self.walk.still() } else { self.walk.next_input() };
+        let input = if still || self.stands { self.walk.still() } else { self.walk.next_input() };
         self.session.input(input);
         let mut buffer = [0; DATAGRAM_BYTES];
         while let Some(len) = self.session.poll_transmit(now, &mut buffer) {

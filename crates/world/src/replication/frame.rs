@@ -106,6 +106,12 @@ impl Frame {
         self.owners.get(player.slot as usize).filter(|row| row.entity == Some(player.entity))
     }
 
+    /// Everybody who plays, with what they are told of themselves.
+    pub fn owners(&self) -> impl Iterator<Item = (PlayerHandle, &OwnerRow)> + '_ {
+        let rows = (0..).zip(&self.owners);
+        rows.filter_map(|(slot, row)| Some((PlayerHandle { slot, entity: row.entity? }, row)))
+    }
+
     #[inline]
     pub(super) fn first_page(&self, cell: CellId) -> u32 {
         self.cells.get(cell)
