@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rand::rngs::{StdRng, SysRng};
 use rand::{RngExt, SeedableRng};
 use shadowland_client::session::{End, Session};
-use shadowland_proto::{ConnectConfig, Identity, IntegrityTable, LoginToken, Time, TokenSigner};
+use shadowland_proto::{ConnectConfig, Identity, IntegrityTable, KeyLog, LoginToken, Time, TokenSigner};
 use shadowland_udp::room_for_sockets;
 use thiserror::Error;
 
@@ -34,7 +34,7 @@ const SAMPLED_AT_MOST: usize = 64;
 const SAMPLE_ONE_IN: usize = 16;
 
 /// What bots to start.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct BotsConfig {
     /// Where the server is.
     pub server: SocketAddr,
@@ -57,6 +57,8 @@ pub struct BotsConfig {
     pub token_key: Option<[u8; 32]>,
     /// The keys of the client version that they pose as, for a server that checks them.
     pub integrity: Option<Arc<IntegrityTable>>,
+    /// Where the keys of their sessions are logged, if at all.
+    pub key_log: Option<Arc<KeyLog>>,
     /// What the bots do.
     pub seed: u64,
     /// Whether some of the bots note what they apply, for [`Bots::drain_samples`].
@@ -80,6 +82,7 @@ impl BotsConfig {
             connect_timeout: Duration::from_secs(10),
             token_key: None,
             integrity: None,
+            key_log: None,
             seed: 1,
             sample: false,
             nice: 5,
@@ -106,8 +109,12 @@ impl BotsConfig {
 
     /// How the bot with this number logs in.
     pub(crate) fn login(&self, index: usize, rng: &mut StdRng) -> ConnectConfig {
-        let (timeout, integrity) = (self.connect_timeout, self.integrity.clone());
-        let mut config = ConnectConfig { timeout, integrity, ..ConnectConfig::default() };
+        let mut config = ConnectConfig {
+            timeout: self.connect_timeout,
+            integrity: self.integrity.clone(),
+            key_log: self.key_log.clone(),
+            ..ConnectConfig::default()
+        };
         if let Some(seed) = &self.token_key {
             let identity = Identity::generate(rng);
             let issued_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use shadowland_proto::{ConnectConfig, ConnectError, Time};
+use shadowland_proto::{ConnectConfig, ConnectError, KEY_LOG_VARIABLE, KeyLog, Time};
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_wire::message::client::Input;
 use thiserror::Error;
@@ -98,18 +100,21 @@ impl Client {
         Self::connect_with(ConnectConfig::default(), address, server_key)
     }
 
-    /// As [`Client::connect`], with another patience, a login token, or a key of the client's own.
+    /// As [`Client::connect`], with another patience, a login token, or a key of the client's own. Unless the
+    /// configuration has a key log, the variable `SHADOWLAND_KEYLOGFILE` may name a file for one, for debugging; a
+    /// warning then says so.
     ///
     /// # Errors
     /// Why there is no connection.
     pub fn connect_with(
-        config: ConnectConfig,
+        mut config: ConnectConfig,
         address: impl ToSocketAddrs + fmt::Display,
         server_key: ServerKey,
     ) -> Result<Self, ClientError> {
         let server = resolve(&address)
             .map_err(|reason| ClientError::Address { address: address.to_string(), reason })?;
         let socket = open_socket(server).map_err(ClientError::Socket)?;
+        config.key_log = config.key_log.or_else(key_log_from_environment);
         let mut rng = StdRng::try_from_rng(&mut SysRng).map_err(|_| ClientError::Randomness)?;
         let start = Instant::now();
         let session = Session::new(config, server_key.0, &mut rng, Time::default())?;
@@ -215,6 +220,23 @@ impl Client {
         while let Some(length) = self.session.poll_transmit(now, &mut self.buffer[..]) {
             // A datagram that the system does not take is as good as lost, and loss is provided for.
             let _ = self.socket.send(&self.buffer[..length]);
+        }
+    }
+}
+
+/// The key log that the environment asks for. Without one that can be written to, a game is played all the same.
+fn key_log_from_environment() -> Option<Arc<KeyLog>> {
+    let path = std::env::var_os(KEY_LOG_VARIABLE).filter(|path| !path.is_empty())?;
+    let file = Path::new(&path).display();
+    match KeyLog::append(Path::new(&path)) {
+        Ok(log) => {
+            tracing::warn!(%file, "session keys are logged ({KEY_LOG_VARIABLE}): whoever reads this file can decrypt \
+                the sessions");
+            Some(Arc::new(log))
+        }
+        Err(error) => {
+            tracing::warn!(%file, %error, "session keys cannot be logged ({KEY_LOG_VARIABLE})");
+            None
         }
     }
 }

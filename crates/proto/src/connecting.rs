@@ -20,6 +20,7 @@ use crate::crypto::handshake::Initiator;
 use crate::crypto::identity::Identity;
 use crate::crypto::integrity::IntegrityTable;
 use crate::drop_reason::DropReason;
+use crate::key_log::{KeyLog, SessionKeyLog};
 
 /// First pause before a request is repeated; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(250);
@@ -41,6 +42,8 @@ pub struct ConnectConfig {
     pub identity: Option<Identity>,
     /// The keys of the client's version, for a server that checks them.
     pub integrity: Option<Arc<IntegrityTable>>,
+    /// Where the session's keys are logged, if at all.
+    pub key_log: Option<Arc<KeyLog>>,
     /// Figures of reliable messages and congestion control.
     pub transport: TransportConfig,
 }
@@ -53,6 +56,7 @@ impl Default for ConnectConfig {
             token: None,
             identity: None,
             integrity: None,
+            key_log: None,
             transport: TransportConfig::default(),
         }
     }
@@ -110,6 +114,7 @@ pub struct Connecting {
     denied: Option<DenyReason>,
     done: bool,
     integrity: Option<Arc<IntegrityTable>>,
+    key_log: Option<Arc<KeyLog>>,
     transport: Arc<TransportConfig>,
 }
 
@@ -153,6 +158,7 @@ impl Connecting {
             denied: None,
             done: false,
             integrity: config.integrity,
+            key_log: config.key_log,
             transport: Arc::new(config.transport.within_bounds()),
         })
     }
@@ -191,7 +197,13 @@ impl Connecting {
                 self.done = true;
                 let entropy = self.entropy.take().ok_or(DropReason::Closed)?;
                 let config = Arc::clone(&self.transport);
+                let id = acceptance.connection_id;
+                let log = self.key_log.take().map(|log| SessionKeyLog::new(&log, id));
+                log.iter().for_each(|log| log.note(0, &keys));
                 let mut connection = Connection::new(Role::Client, &acceptance, keys, entropy, config, now);
+                if let Some(log) = log {
+                    connection.set_key_log(log);
+                }
                 if let Some(table) = self.integrity.take() {
                     connection.set_integrity_table(table);
                 }

@@ -23,6 +23,7 @@ mod connection;
 mod crypto;
 mod drop_reason;
 mod endpoint;
+mod key_log;
 mod time;
 
 pub use connecting::{ConnectConfig, ConnectError, Connecting};
@@ -37,6 +38,7 @@ pub use drop_reason::{DropReason, Dropped};
 pub use endpoint::{
     AddressLimit, Counters, Endpoint, EndpointConfig, Rate, Routed, SESSIONS_MAX, Session, Slot,
 };
+pub use key_log::{KEY_LOG_VARIABLE, KeyLog};
 pub use time::Time;
 
 pub use shadowland_wire::handshake::{DenyReason, SessionParameters};

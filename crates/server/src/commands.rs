@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use anyhow::{Context, anyhow};
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, SeedableRng};
 use shadowland_bots::BotsConfig;
-use shadowland_proto::{IntegrityTable, LoginToken, TokenSigner};
+use shadowland_proto::{IntegrityTable, KEY_LOG_VARIABLE, KeyLog, LoginToken, TokenSigner};
 use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs, IntegrityCommand, TokenCommand};
 use shadowland_server::config::{Auth, Config};
 use shadowland_server::demo::{self, DemoOptions};
@@ -52,7 +53,8 @@ pub(crate) fn config(args: &ConfigArgs) -> Result<(), Failure> {
 
 /// Serves until SIGINT or SIGTERM; a second one ends the process at once.
 pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
-    let config = args.load().map_err(not_started)?.config();
+    let mut config = args.load().map_err(not_started)?.config();
+    config.security.key_log = key_log_path();
     start_logging(&config);
     let (stop, stopped) = mpsc::channel();
     let mut asked = false;
@@ -90,7 +92,19 @@ pub(crate) fn bots(args: &BotsArgs) -> Result<(), Failure> {
     let players = args.count as usize;
     let table =
         args.integrity_table.as_deref().map(integrity::load_table).transpose().map_err(not_started)?;
+    let key_log = key_log_path();
+    if let Some(path) = &key_log {
+        writeln!(
+            stderr().lock(),
+            "the keys of all sessions are logged in {} ({KEY_LOG_VARIABLE})",
+            path.display()
+        )?;
+    }
+    let key_log = key_log.as_deref().map(KeyLog::append).transpose();
+    let key_log =
+        key_log.with_context(|| format!("cannot log keys ({KEY_LOG_VARIABLE})")).map_err(not_started)?;
     let bots = BotsConfig {
+        key_log: key_log.map(Arc::new),
         send_hz: args.send_hz,
         integrity: table.map(Arc::new),
         ..BotsConfig::new(args.server, args.server_key.0, players)
@@ -154,6 +168,7 @@ pub(crate) fn integrity(command: &IntegrityCommand) -> Result<(), Failure> {
 /// Runs server and simulated players in one process. Fails when not everybody was in, stayed and saw the truth.
 pub(crate) fn demo(config: &ConfigArgs, args: &DemoArgs) -> Result<(), Failure> {
     let mut config = config.load().map_err(not_started)?.config();
+    config.security.key_log = key_log_path();
     if config.log_filter == Config::default().log_filter {
         // The progress and the report say it all.
         config.log_filter = "warn".to_owned();
@@ -178,6 +193,11 @@ pub(crate) fn demo(config: &ConfigArgs, args: &DemoArgs) -> Result<(), Failure> 
         return Err(anyhow!("not everybody was in, stayed, and saw the truth").into());
     }
     Ok(())
+}
+
+/// The file that keys are to be logged in, if any.
+fn key_log_path() -> Option<PathBuf> {
+    std::env::var_os(KEY_LOG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// To standard error, so that standard output holds only what was asked for.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rand::CryptoRng;
 use shadowland_proto::{
-    AddressLimit, Endpoint, EndpointConfig, Identity, IntegrityChecks, IntegrityTables, SESSIONS_MAX,
+    AddressLimit, Endpoint, EndpointConfig, Identity, IntegrityChecks, IntegrityTables, KeyLog, SESSIONS_MAX,
     SessionParameters, TokenVerifier, TransportConfig,
 };
 use zeroize::Zeroizing;
@@ -35,13 +35,15 @@ pub struct Assembly {
     pub world: WorldSide,
 }
 
-/// What guards a server besides its keys: the contents of the files that the configuration names.
+/// What a server needs besides its configuration and its key pair: the contents of files that the configuration names.
 #[derive(Debug, Clone, Default)]
 pub struct Guards {
     /// Who checks login tokens, where `security.auth` asks for them.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// The keys of client versions, where `security.integrity` checks them.
     pub integrity: Option<Arc<IntegrityTables>>,
+    /// Where the keys of sessions are logged, if at all.
+    pub key_log: Option<Arc<KeyLog>>,
 }
 
 /// Assembles a server with so many workers, at most 64. `rng` is where all randomness of its handshakes comes
@@ -94,6 +96,7 @@ pub fn assemble_guarded(
             let endpoint_config = EndpointConfig {
                 tokens: guards.tokens.clone(),
                 integrity: integrity.clone(),
+                key_log: guards.key_log.clone(),
                 addresses: Arc::clone(&addresses),
                 ..endpoint_config(config, worker)
             };

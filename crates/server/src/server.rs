@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mio::{Interest, Poll, Waker};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use shadowland_proto::{Identity, Time, TokenVerifier};
+use shadowland_proto::{Identity, KEY_LOG_VARIABLE, KeyLog, Time, TokenVerifier};
 use shadowland_udp::UdpSocket;
 use shadowland_world::Frame;
 use thiserror::Error;
@@ -64,6 +65,14 @@ pub enum StartError {
     /// The integrity of clients cannot be checked.
     #[error(transparent)]
     Integrity(#[from] IntegrityError),
+    /// Keys cannot be logged as asked for.
+    #[error("{path}: cannot log keys there ({KEY_LOG_VARIABLE}): {source}")]
+    KeyLog {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The system lacks something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -106,9 +115,10 @@ impl Server {
         if !forbidden.is_empty() {
             return Err(StartError::Cpus { forbidden, allowed: CpuList::allowed() });
         }
-        let (sockets, truth) = sockets::bind(&config)?;
         let checks = config.security.integrity.as_ref();
         let integrity = checks.map(|checks| integrity::load_tables(&checks.tables)).transpose()?;
+        let key_log = config.security.key_log.as_deref().map(start_key_log).transpose()?;
+        let (sockets, truth) = sockets::bind(&config)?;
         let local_addr = sockets[0].local_addr().map_err(|error| system("tell the bound address", error))?;
 
         let clock = Clock::start();
@@ -130,7 +140,7 @@ impl Server {
             Arc::new(TokenVerifier::new(keys, unix.saturating_sub(clock.now() - Time::default())))
         });
         let workers = sockets.len();
-        let guards = Guards { tokens, integrity };
+        let guards = Guards { tokens, integrity, key_log };
         let Assembly { hubs, world } =
             embed::assemble_guarded(&config, workers, &identity, &guards, &mut rng);
         let mut ears = Vec::new();
@@ -300,6 +310,17 @@ impl Ear {
         let waker = Arc::new(Waker::new(poll.registry(), worker::WAKER)?);
         Ok(Self { poll, socket, waker })
     }
+}
+
+/// Opens the key log, and says so: whoever has it reads along.
+fn start_key_log(path: &Path) -> Result<Arc<KeyLog>, StartError> {
+    let log = KeyLog::append(path)
+        .map_err(|source| StartError::KeyLog { path: path.display().to_string(), source })?;
+    tracing::warn!(
+        file = %path.display(),
+        "the keys of all sessions are logged ({KEY_LOG_VARIABLE}): whoever reads this file can decrypt them"
+    );
+    Ok(Arc::new(log))
 }
 
 fn system(what: &'static str, source: io::Error) -> StartError {

@@ -126,6 +126,7 @@ fn it_serves_without_a_file_and_stops_cleanly_when_told() {
         server.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         assert!(status.success(), "{log}");
         assert!(log.contains("stopped"), "{log}");
+        assert!(!log.contains("SHADOWLAND_KEYLOGFILE"), "nobody asked for it: {log}");
     }
 }
 
@@ -149,6 +150,33 @@ fn token_keys_and_tokens_are_made_and_a_server_needs_the_public_key() {
     let serve = ["--listen", "127.0.0.1:0", "--set", "security.auth=token"];
     let message = refusal_after_logs(&directory.run(&serve));
     assert!(message.starts_with("data/token_keys: cannot read the keys for login tokens: "), "{message}");
+}
+
+#[test]
+fn a_demo_checks_the_integrity_of_its_players_and_logs_keys_when_told_to() {
+    let directory = Directory::new("demo");
+    let generate = ["integrity", "generate", "--client-version", "7", "--out", "data/integrity/7.table"];
+    assert!(directory.run(&generate).status.success());
+    let again = refusal(&directory.run(&generate));
+    assert!(again.starts_with("data/integrity/7.table: cannot keep the new table: "), "{again}");
+
+    let demo = ["demo", "--players", "2", "--seconds", "3", "--set", "security.integrity=disconnect"];
+    let mut demo = directory.command(&demo);
+    demo.args(["--set", "security.integrity_interval_s=1"]).env("SHADOWLAND_KEYLOGFILE", "keys.log");
+    let output = demo.output().unwrap();
+    let complaints = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{complaints}");
+    assert!(complaints.contains("WARN") && complaints.contains("(SHADOWLAND_KEYLOGFILE)"), "{complaints}");
+    let keys = fs::read_to_string(directory.0.join("keys.log")).unwrap();
+    assert_eq!(keys.lines().count(), 4, "two players, two directions: {keys}");
+
+    let mut demo = directory.command(&["demo", "--players", "1", "--seconds", "1"]);
+    let output = demo.env("SHADOWLAND_KEYLOGFILE", "missing/keys.log").output().unwrap();
+    let complaints = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && complaints.contains("missing/keys.log: cannot log keys"),
+        "{complaints}"
+    );
 }
 
 /// The last line of an attempt that must end with exit code 2.

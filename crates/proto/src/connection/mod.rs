@@ -66,6 +66,7 @@ use crate::crypto::entropy::Entropy;
 use crate::crypto::key_schedule::SessionKeys;
 use crate::crypto::seal::Sealer;
 use crate::drop_reason::DropReason;
+use crate::key_log::SessionKeyLog;
 
 use flow::{Demand, Flow};
 use inbox::{Inbox, NotTaken};
@@ -236,6 +237,11 @@ impl Connection {
             answer_unheard: false,
             stats: Stats::default(),
         }
+    }
+
+    /// From here on the session's keys are logged. Those that it began with the caller has logged.
+    pub(crate) fn set_key_log(&mut self, log: SessionKeyLog) {
+        self.keys.set_key_log(log);
     }
 
     /// From here on the peer may send so much; what is above it is dropped unopened.

@@ -31,6 +31,7 @@ use crate::crypto::identity::KeyPair;
 use crate::crypto::key_schedule::{Secret, SessionKeys};
 use crate::crypto::seal::Opener;
 use crate::drop_reason::DropReason;
+use crate::key_log::SessionKeyLog;
 
 /// How much earlier than configured a rekey may come, as a share of 1/256 each: up to an eighth.
 const JITTER: u64 = 32;
@@ -80,6 +81,7 @@ pub(super) struct Keys {
     /// The server's request that waits for its answer.
     asked: Option<Box<Asked>>,
     entropy: Entropy,
+    key_log: Option<SessionKeyLog>,
     /// Bytes under the current keys, and since when they are in use.
     sealed_bytes: u64,
     opened_bytes: u64,
@@ -136,6 +138,7 @@ impl Keys {
             other: Other::None,
             asked: None,
             entropy,
+            key_log: None,
             sealed_bytes: 0,
             opened_bytes: 0,
             since: now,
@@ -152,6 +155,11 @@ impl Keys {
     pub(super) fn set_limits(&mut self, limits: RekeyLimits) {
         self.limits = limits;
         self.arm();
+    }
+
+    /// From here on new keys are logged.
+    pub(super) fn set_key_log(&mut self, log: SessionKeyLog) {
+        self.key_log = Some(log);
     }
 
     /// Opens a packet with the key that its phase bit and its sequence stand for.
@@ -306,7 +314,11 @@ impl Keys {
     ) -> Result<SessionKeys, Violation> {
         let mut shared: Secret = Zeroizing::new([0; KEY_BYTES]);
         pair.agree(theirs, &mut shared[..]).ok_or(Violation)?;
-        Ok(SessionKeys::after_exchange(&self.chain, &shared, server_share, client_share))
+        let keys = SessionKeys::after_exchange(&self.chain, &shared, server_share, client_share);
+        if let Some(log) = &self.key_log {
+            log.note(self.number.wrapping_add(1), &keys);
+        }
+        Ok(keys)
     }
 
     /// The next keys become the current ones, for this packet of theirs has opened.

@@ -35,6 +35,7 @@ use crate::crypto::handshake::Responder;
 use crate::crypto::identity::Identity;
 use crate::crypto::token::{LoginToken, TokenVerifier};
 use crate::drop_reason::{DropReason, Dropped};
+use crate::key_log::{KeyLog, SessionKeyLog};
 
 use rate::{Bucket, Network, NetworkBuckets};
 use remembered::{Accepted, Remembered};
@@ -73,6 +74,8 @@ pub struct EndpointConfig {
     pub rekey: RekeyLimits,
     /// Which proofs of their version clients have to give now and then; without it none.
     pub integrity: Option<IntegrityChecks>,
+    /// Where the keys of sessions are logged, if at all.
+    pub key_log: Option<Arc<KeyLog>>,
     /// What sessions run with. The version of integrity keys in it is that of `integrity`.
     pub parameters: SessionParameters,
     /// Figures of reliable messages and congestion control.
@@ -95,6 +98,7 @@ impl Default for EndpointConfig {
             tokens: None,
             rekey: RekeyLimits::default(),
             integrity: None,
+            key_log: None,
             parameters: SessionParameters::default(),
             transport: TransportConfig::default(),
         }
@@ -450,10 +454,16 @@ impl<T> Endpoint<T> {
 
         let entropy = Entropy::new(&mut self.rng);
         let config = Arc::clone(&self.transport);
+        let id = acceptance.connection_id;
+        let log = self.config.key_log.as_ref().map(|log| SessionKeyLog::new(log, id));
+        log.iter().for_each(|log| log.note(0, &keys));
         let mut connection = Connection::new(Role::Server, &acceptance, keys, entropy, config, now);
         connection.set_rekey_limits(self.config.rekey);
         connection.set_address(client.address);
         connection.set_intake(self.config.client_bytes_per_s);
+        if let Some(log) = log {
+            connection.set_key_log(log);
+        }
         if let Some(checks) = &self.config.integrity {
             connection.set_integrity_checks(checks.clone());
         }

@@ -132,6 +132,9 @@ pub struct SecurityConfig {
     pub rekey: RekeyLimits,
     /// Challenges for the keys of the client's version; `None` asks nobody.
     pub integrity: Option<IntegrityConfig>,
+    /// File in which the keys of all sessions are logged, for debugging. No setting: `shadowland` takes it from the
+    /// variable `SHADOWLAND_KEYLOGFILE`, so that it cannot stay on by being forgotten in a file.
+    pub key_log: Option<PathBuf>,
 }
 
 /// What is wrong with the configuration; every message is one line.
@@ -249,6 +252,7 @@ impl Effective {
                     age: Duration::from_secs_f64(self.number("security.rekey_after_s")),
                 },
                 integrity: self.integrity(),
+                key_log: None,
             },
             world: self.world(),
         }
