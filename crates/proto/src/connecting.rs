@@ -29,6 +29,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// which the server would refuse it.
 const COOKIE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a client still listens that was denied for a reason that asking again does not change: the denial is not
+/// authenticated, and the answer that is may be under way.
+const DENIED_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How a client connects.
 #[derive(Debug, Clone)]
 pub struct ConnectConfig {
@@ -80,7 +84,7 @@ pub enum ConnectError {
          new players, or packets are lost (a wrong key cannot be told from silence)"
     )]
     NotAccepted,
-    /// The server says that it denies; it was asked again until the timeout.
+    /// The server says that it denies. It was asked again until the timeout, unless that could not help.
     #[error("the server denies the connection: {}", deny_text(*.0))]
     Denied(DenyReason),
 }
@@ -96,8 +100,13 @@ fn deny_text(reason: DenyReason) -> &'static str {
     }
 }
 
+/// Whether asking again cannot change the answer.
+fn is_final(reason: DenyReason) -> bool {
+    matches!(reason, DenyReason::Version | DenyReason::Token)
+}
+
 /// A client's handshake in progress. Feed it datagrams until it gives a [`Connection`]; it fails only at its
-/// timeout, since whatever says otherwise before is not authenticated.
+/// timeout, or a second after a denial that is final, since whatever says so before is not authenticated.
 pub struct Connecting {
     initiator: Initiator,
     /// For the session to come.
@@ -190,7 +199,12 @@ impl Connecting {
                     self.pause = PAUSE;
                 }
             }
-            ServerHandshake::ConnectionDenied { reason, .. } => self.denied = Some(reason),
+            ServerHandshake::ConnectionDenied { reason, .. } => {
+                if is_final(reason) && !self.denied.is_some_and(is_final) {
+                    self.give_up_at = self.give_up_at.min(now + DENIED_PATIENCE);
+                }
+                self.denied = Some(reason);
+            }
             ServerHandshake::ConnectionAccepted { noise, .. } => {
                 let (acceptance, keys) =
                     self.initiator.finish(noise).map_err(|_| DropReason::HandshakeFailed)?;
@@ -216,7 +230,7 @@ impl Connecting {
 
     /// Writes a datagram that must leave now into `buffer`, which must hold 1200 bytes, and returns its length.
     pub fn poll_transmit(&mut self, now: Time, buffer: &mut [u8]) -> Option<usize> {
-        if self.done || now < self.send_at {
+        if self.done || now < self.send_at || self.denied.is_some_and(is_final) {
             return None;
         }
         if let Stage::Request { since, .. } = self.stage
@@ -242,7 +256,8 @@ impl Connecting {
     /// When to call [`Connecting::on_timeout`] and then [`Connecting::poll_transmit`].
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        (!self.done).then(|| self.send_at.min(self.give_up_at))
+        let send_at = (!self.denied.is_some_and(is_final)).then_some(self.send_at);
+        (!self.done).then(|| send_at.map_or(self.give_up_at, |at| at.min(self.give_up_at)))
     }
 
     /// Fails once the time is up, with the likeliest cause.

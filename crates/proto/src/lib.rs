@@ -36,7 +36,7 @@ pub use crypto::integrity::{INTEGRITY_TABLE_BYTES, IntegrityTable, IntegrityTabl
 pub use crypto::token::{LOGIN_TOKEN_BYTES, LoginToken, TokenError, TokenSigner, TokenVerifier};
 pub use drop_reason::{DropReason, Dropped};
 pub use endpoint::{
-    AddressLimit, Counters, Endpoint, EndpointConfig, Rate, Routed, SESSIONS_MAX, Session, Slot,
+    AddressLimit, Counters, Endpoint, EndpointConfig, Playing, Rate, Routed, SESSIONS_MAX, Session, Slot,
 };
 pub use key_log::{KEY_LOG_VARIABLE, KeyLog};
 pub use time::Time;

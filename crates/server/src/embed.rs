@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use rand::CryptoRng;
 use shadowland_proto::{
-    AddressLimit, Endpoint, EndpointConfig, Identity, IntegrityChecks, IntegrityTables, KeyLog, SESSIONS_MAX,
-    SessionParameters, TokenVerifier, TransportConfig,
+    AddressLimit, Endpoint, EndpointConfig, Identity, IntegrityChecks, IntegrityTables, KeyLog, Playing,
+    Rate, SESSIONS_MAX, SessionParameters, TokenVerifier, TransportConfig,
 };
 use zeroize::Zeroizing;
 
@@ -95,6 +95,7 @@ pub fn assemble_guarded(
             to_workers.push(world_queues);
             let endpoint_config = EndpointConfig {
                 tokens: guards.tokens.clone(),
+                playing: guards.tokens.as_ref().map(|_| Arc::clone(&accounts) as Arc<dyn Playing>),
                 integrity: integrity.clone(),
                 key_log: guards.key_log.clone(),
                 addresses: Arc::clone(&addresses),
@@ -108,6 +109,7 @@ pub fn assemble_guarded(
 }
 
 fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
+    let default = EndpointConfig::default();
     EndpointConfig {
         worker: u8::try_from(worker).expect("there are at most 64 workers"),
         // Some more than play: half-open sessions, and those that say goodbye.
@@ -124,9 +126,15 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
             ..config.transport.clone()
         },
         limits_loopback: config.security.limit_loopback,
+        network_rate: Rate {
+            per_second: config.security.network_logins_per_s,
+            burst: config.security.network_logins_per_s.saturating_mul(4),
+        },
+        handshake_rate: Rate { per_second: config.security.logins_per_s, ..default.handshake_rate },
+        max_half_open_of_network: config.security.network_half_open,
         rekey: config.security.rekey,
         client_bytes_per_s: config.security.client_bytes_per_s,
-        ..EndpointConfig::default()
+        ..default
     }
 }
 

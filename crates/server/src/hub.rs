@@ -126,8 +126,11 @@ impl Hub {
             match answer {
                 ToWorker::Joined { session, player, from } => self.joined(session, player, from),
                 ToWorker::Refused { session } => {
-                    if let Some(session) = self.endpoint.session_mut(session) {
-                        session.connection.close(now, DisconnectReason::Full);
+                    if let Some(Session { connection, login, data, .. }) = self.endpoint.session_mut(session)
+                        // The place of an account's older session is free as soon as its worker has heard of it.
+                        && !data.as_mut().is_some_and(|player| login.is_some() && player.asks_again(now))
+                    {
+                        connection.close(now, DisconnectReason::Full);
                     }
                 }
             }
@@ -140,15 +143,20 @@ impl Hub {
         let tick = frame.tick();
         self.stats.frames_skipped += u64::from(tick.saturating_sub(self.last_tick + 1));
         self.last_tick = tick;
-        self.leaving.retain(|&player| !self.queues.push_control(ToWorld::Leave(player)));
         let full = players >= self.rules.max_players;
         self.endpoint.refuse_new(full.then_some(DenyReason::Full));
         self.endpoint.on_timeout(now);
         for slot in self.accounts.take_replaced(self.worker) {
             if let Some(session) = self.endpoint.session_mut(slot) {
                 session.connection.close(now, DisconnectReason::Replaced);
+                // The newer session may need its place in the world.
+                if let Some(handle) = session.data.as_mut().and_then(Player::leave) {
+                    self.stats.players -= 1;
+                    self.leaving.push(handle);
+                }
             }
         }
+        self.leaving.retain(|&player| !self.queues.push_control(ToWorld::Leave(player)));
         self.round = Some(Round { frame, next: 0 });
     }
 
@@ -281,7 +289,7 @@ impl Hub {
             }
         }
         if connection.state() == State::Established {
-            player.ask(slot, queues);
+            player.ask(now, slot, queues);
         }
         if let Stage::Playing { viewer, from } = &mut player.stage
             && frame.tick() >= player.next_turn.max(*from)

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mio::{Interest, Poll, Waker};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use shadowland_proto::{Identity, KEY_LOG_VARIABLE, KeyLog, Time, TokenVerifier};
+use shadowland_proto::{Identity, KEY_LOG_VARIABLE, KeyLog, TokenVerifier};
 use shadowland_udp::UdpSocket;
 use shadowland_world::Frame;
 use thiserror::Error;
@@ -135,10 +134,7 @@ impl Server {
             taps: Arc::new(FrameTaps::new()),
             threads: Vec::new(),
         };
-        let tokens = keys.map(|keys| {
-            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            Arc::new(TokenVerifier::new(keys, unix.saturating_sub(clock.now() - Time::default())))
-        });
+        let tokens = keys.map(|keys| Arc::new(TokenVerifier::new(keys)));
         let workers = sockets.len();
         let guards = Guards { tokens, integrity, key_log };
         let Assembly { hubs, world } =
@@ -156,7 +152,7 @@ impl Server {
         .into_iter();
         let mut links = Vec::new();
         for (index, (ear, hub)) in ears.into_iter().zip(hubs).enumerate() {
-            links.push(server.start_worker(index, ear, hub, handovers.next(), clock)?);
+            links.push(server.start_worker(index, ear, hub, handovers.next(), clock, guards.tokens.clone())?);
         }
         let world = WorldThread::new(
             world,
@@ -235,6 +231,7 @@ impl Server {
         hub: Hub,
         handover: Option<Handover>,
         clock: Clock,
+        tokens: Option<Arc<TokenVerifier>>,
     ) -> Result<WorkerLink, StartError> {
         let Ear { poll, socket, waker } = ear;
         let frames = Arc::new(FrameSlot::new());
@@ -247,6 +244,7 @@ impl Server {
             handover,
             frames: Arc::clone(&frames),
             clock,
+            tokens,
             control: Arc::clone(&self.control),
             stats: Arc::clone(&stats),
             latencies: Arc::clone(&latencies),

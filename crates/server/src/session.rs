@@ -1,8 +1,9 @@
 //! What a worker hangs on a session: how far its player is on the way into the world, and what comes in from it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use shadowland_proto::{IntegrityFailure, Receiver, Slot};
+use shadowland_proto::{IntegrityFailure, Receiver, Slot, Time};
 use shadowland_wire::message::ClientType;
 use shadowland_wire::message::client::{InputMessage, ResetPage};
 use shadowland_world::{PlayerHandle, Tick, Viewer};
@@ -17,6 +18,9 @@ const INPUTS_PER_TICK: u32 = 16;
 /// Pages that a session may ask for again in one tick: each is looked up among all of its pages.
 const RESETS_PER_TICK: u32 = 8;
 
+/// How long a player asks for a place that an older session of its account is about to leave.
+const PLACE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A session's way into the world.
 #[derive(Debug, Default)]
 pub(crate) struct Player {
@@ -25,6 +29,8 @@ pub(crate) struct Player {
     pub(crate) listed: bool,
     /// Whether it was logged that the client has failed an integrity challenge.
     pub(crate) integrity_told: bool,
+    /// When the world was first asked for a place.
+    asked_at: Option<Time>,
     /// From this tick on the player is due for the next snapshot.
     pub(crate) next_turn: Tick,
     /// Number of the newest input that was handed to the world.
@@ -71,10 +77,27 @@ impl Player {
     }
 
     /// Asks the world for a place, if that was not done yet.
-    pub(crate) fn ask(&mut self, session: Slot, queues: &mut WorkerQueues) {
+    pub(crate) fn ask(&mut self, now: Time, session: Slot, queues: &mut WorkerQueues) {
         if matches!(self.stage, Stage::Outside) && queues.push_control(ToWorld::Join { session }) {
+            self.asked_at.get_or_insert(now);
             self.stage = Stage::Asked;
         }
+    }
+
+    /// The world had no place; whether it is to be asked once more.
+    pub(crate) fn asks_again(&mut self, now: Time) -> bool {
+        let again = self.asked_at.is_some_and(|at| now - at < PLACE_PATIENCE);
+        if again {
+            self.stage = Stage::Outside;
+        }
+        again
+    }
+
+    /// Gives up the player's place in the world, if it has one.
+    pub(crate) fn leave(&mut self) -> Option<PlayerHandle> {
+        let handle = self.handle()?;
+        self.stage = Stage::Outside;
+        Some(handle)
     }
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shadowland_proto::{Slot, TokenSigner};
+use shadowland_proto::{Playing, Slot, TokenSigner};
 use thiserror::Error;
 
 use crate::identity::{self, NotAKey, PublicKey};
@@ -103,6 +103,12 @@ pub(crate) struct Accounts {
     playing: Mutex<BTreeMap<u64, Slot>>,
     /// By worker: its sessions that were replaced by a newer one.
     replaced: Box<[Mutex<Vec<Slot>>]>,
+}
+
+impl Playing for Accounts {
+    fn plays(&self, account: u64) -> bool {
+        lock(&self.playing).contains_key(&account)
+    }
 }
 
 impl Accounts {

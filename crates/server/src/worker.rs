@@ -7,10 +7,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Interest, Poll, Token};
-use shadowland_proto::Time;
+use shadowland_proto::{Time, TokenVerifier};
 use shadowland_udp::{DATAGRAM, RecvBatch, RecvStats, SendBatch, SendStats, UdpSocket};
 use shadowland_world::Frame;
 
@@ -52,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) handover: Option<Handover>,
     pub(crate) frames: Arc<FrameSlot<Frame>>,
     pub(crate) clock: Clock,
+    /// Who checks login tokens has to know the time of day.
+    pub(crate) tokens: Option<Arc<TokenVerifier>>,
     pub(crate) control: Arc<Control>,
     pub(crate) stats: Arc<Shared<WorkerStats>>,
     pub(crate) latencies: Arc<Shared<Latencies>>,
@@ -93,6 +95,9 @@ impl Outbox for SendBatch {
 
 impl Worker {
     pub(crate) fn new(parts: Parts) -> Self {
+        if let Some(tokens) = &parts.tokens {
+            set_clock(tokens, parts.clock);
+        }
         Self {
             empty_at: parts.clock.now(),
             parts,
@@ -192,12 +197,15 @@ impl Worker {
 
     /// Hears the world, and starts a round if none is on and there is a frame.
     fn start_round(&mut self) {
-        let Parts { hub, frames, clock, control, .. } = &mut self.parts;
+        let Parts { hub, frames, clock, control, tokens, .. } = &mut self.parts;
         hub.hear_world(clock.now());
         if !hub.is_in_round()
             && let Some((frame, published_at)) = frames.take()
         {
             self.published_at = published_at;
+            if let Some(tokens) = tokens {
+                set_clock(tokens, *clock);
+            }
             hub.start_round(clock.now(), frame, control.players());
         }
     }
@@ -319,6 +327,12 @@ impl Worker {
         }
         self.publish_stats();
     }
+}
+
+/// Tells the time of day as the system has it now: it may have been set since the last time.
+fn set_clock(tokens: &TokenVerifier, clock: Clock) {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    tokens.set_clock(clock.now(), unix);
 }
 
 /// An outbox that is emptied when it is full, and loses what the socket does not take.

@@ -221,7 +221,11 @@ fn fewer_packets_a_second_on_request() {
     let (first, before) = (client.heard.last.unwrap().tick, client.heard.snapshots);
     client.until("ten more", |client| client.heard.snapshots == before + 10);
     let ticks = client.heard.last.unwrap().tick - first;
-    assert!((60..=72).contains(&ticks), "{ticks} ticks for ten snapshots");
+    // One every six ticks; snapshots that the network or a busy machine lost make it more, and never less.
+    assert!(ticks >= 60, "{ticks} ticks for ten snapshots");
+    let stats = server.stats();
+    let (snapshots, ticks) = (stats.sum(|worker| worker.snapshots), stats.ticks.ticks);
+    assert!(snapshots * 6 <= ticks + 6, "{snapshots} snapshots in {ticks} ticks");
 }
 
 #[test]
@@ -239,9 +243,12 @@ fn subscribers_see_every_tick_and_the_ticks_keep_their_time() {
     }
     assert_eq!(tap.missed(), 0);
     let stats = wait_for(&server, "durations", |stats| stats.ticks.duration_us.len() > 30);
-    // From the start of a tick to its last datagram is longer than the simulation alone, which is a part of it.
-    assert!(stats.ticks.duration_us.min() >= stats.ticks.simulation_us.min());
     assert!(stats.latencies.send_us.len() > 30);
+    // From the start of a tick to its last datagram: first it is simulated, then a worker sends what came of it. The
+    // histograms keep two digits.
+    let parts = stats.ticks.simulation_us.min() + stats.latencies.send_us.min();
+    let whole = stats.ticks.duration_us.min();
+    assert!(whole + whole / 50 + 2 >= parts, "{whole} us, of which {parts}");
 }
 
 #[test]
@@ -403,27 +410,62 @@ fn without_tables_a_server_that_checks_integrity_does_not_start() {
     assert!(error.to_string().starts_with("/nonexistent/tables: cannot read tables"), "{error}");
 }
 
-#[test]
-fn with_tokens_the_newest_session_of_an_account_stays() {
+/// A server that asks for login tokens, and who signs them.
+fn guarded(mut config: Config, name: &str) -> (Server, TokenSigner) {
     let signer = TokenSigner::generate(&mut StdRng::seed_from_u64(20));
-    let keys = std::env::temp_dir().join(format!("shadowland-token-keys-{}", std::process::id()));
+    let keys = std::env::temp_dir().join(format!("shadowland-token-keys-{name}-{}", std::process::id()));
     let digits: String = signer.public_key().iter().map(|byte| format!("{byte:02x}")).collect();
     std::fs::write(&keys, digits).unwrap();
-    let mut config = config(2, 100);
     config.security.auth = Auth::Token { keys: keys.clone() };
     let server = start(config);
     std::fs::remove_file(keys).unwrap();
+    (server, signer)
+}
 
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let login = |seed: u64| {
-        let identity = Identity::generate(&mut StdRng::seed_from_u64(seed));
-        let id = [seed as u8; 16];
-        let client_key = identity.public_key();
-        let token = LoginToken { id, account: 5, issued_s: now_s, expires_s: now_s + 60, client_key };
-        let token = Some(signer.issue(&token).to_vec());
-        let config = ConnectConfig { token, identity: Some(identity), ..ConnectConfig::default() };
-        Client::connect(server.local_addr(), server.public_key(), seed, config)
-    };
+/// A client's way into such a server, as this account.
+fn login(signer: &TokenSigner, seed: u64, account: u64) -> ConnectConfig {
+    let identity = Identity::generate(&mut StdRng::seed_from_u64(seed));
+    let (id, client_key) = ([seed as u8; 16], identity.public_key());
+    let issued_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let token = LoginToken { id, account, issued_s, expires_s: issued_s + 60, client_key };
+    let token = Some(signer.issue(&token).to_vec());
+    ConnectConfig { token, identity: Some(identity), ..ConnectConfig::default() }
+}
+
+#[test]
+fn a_player_who_crashed_comes_back_to_a_full_server() {
+    for workers in [1, 2] {
+        let (server, signer) = guarded(config(workers, 2), &format!("full-{workers}"));
+        let connect = |seed, account| {
+            let config = ConnectConfig { timeout: Duration::from_secs(3), ..login(&signer, seed, account) };
+            Client::connect(server.local_addr(), server.public_key(), seed, config)
+        };
+        let mut players: Vec<_> = (0..2).map(|account| connect(account, account).unwrap()).collect();
+        for player in &mut players {
+            player.until("a snapshot", |client| client.heard.last.is_some());
+        }
+        wait_for(&server, "two players", |stats| stats.players() == 2);
+        assert_eq!(connect(10, 9).err(), Some(ConnectError::Denied(DenyReason::Full)));
+        // Several times, so that the new session is on the worker of the old one, and on the other.
+        for seed in 20..26 {
+            // Gone without a word: the server believes that it is still there.
+            let gone = players.remove(0);
+            let account = seed % 2;
+            let mut back = connect(seed, account).unwrap();
+            back.until("a snapshot", |client| client.heard.last.is_some());
+            drop(gone);
+            wait_for(&server, "two players", |stats| stats.players() == 2);
+            assert_eq!(back.close_reason(), None);
+            players.push(back);
+        }
+    }
+}
+
+#[test]
+fn with_tokens_the_newest_session_of_an_account_stays() {
+    let (server, signer) = guarded(config(2, 100), "newest");
+    let login =
+        |seed: u64| Client::connect(server.local_addr(), server.public_key(), seed, login(&signer, seed, 5));
     // On both workers, most likely.
     let mut older = login(1).unwrap();
     older.until("a snapshot", |client| client.heard.last.is_some());

@@ -7,12 +7,17 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_proto::Time;
 
+use crate::clock::ms;
+
 use super::attacker::now;
 use super::guest::Guest;
 use super::stage::Stage;
 
 /// From one login to the next.
 const EVERY: Duration = Duration::from_millis(100);
+
+/// Who does not get in counts as if it had waited for so long: as long as a client tries.
+const NEVER: Duration = Duration::from_secs(10);
 
 /// Logins in progress, and how long those took that are done.
 pub(super) struct Logins<'a> {
@@ -25,10 +30,11 @@ pub(super) struct Logins<'a> {
 }
 
 impl<'a> Logins<'a> {
-    pub(super) fn new(stage: &'a Stage) -> Self {
+    /// Logins of others than those of another seed.
+    pub(super) fn new(stage: &'a Stage, seed: u64) -> Self {
         Self {
             stage,
-            rng: StdRng::seed_from_u64(4),
+            rng: StdRng::seed_from_u64(seed),
             next_at: Instant::now(),
             number: 0,
             under_way: Vec::new(),
@@ -54,17 +60,17 @@ impl<'a> Logins<'a> {
             .partition(|(_, guest)| !guest.plays() && !guest.session.is_over());
         self.under_way = stepping;
         for (began, mut guest) in done {
-            self.took.push(began.elapsed());
+            self.took.push(if guest.plays() { began.elapsed() } else { NEVER });
             guest.session.disconnect(time);
             guest.step(time, None, |_| ());
         }
         Ok(())
     }
 
-    /// How long the logins took, in milliseconds. Who is not in yet counts with the time since it came.
+    /// How long the logins took, in milliseconds.
     pub(super) fn finish(self) -> Vec<f64> {
-        let waiting = self.under_way.iter().map(|(began, _)| began.elapsed());
-        self.took.iter().copied().chain(waiting).map(crate::clock::ms).collect()
+        let waiting = self.under_way.iter().map(|_| NEVER);
+        self.took.iter().copied().chain(waiting).map(ms).collect()
     }
 
     /// Whether nobody is on the way in.

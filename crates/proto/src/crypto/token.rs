@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -159,18 +160,35 @@ impl fmt::Debug for TokenSigner {
 /// token is good once on the server, not once per worker.
 pub struct TokenVerifier {
     keys: Vec<[u8; KEY_BYTES]>,
-    /// Seconds since 1970 at [`Time`] zero.
-    unix_at_zero_s: u64,
-    /// By token id: until when it is good.
-    used: Mutex<BTreeMap<[u8; TOKEN_ID_BYTES], u64>>,
+    /// Milliseconds since 1970 at [`Time`] zero, as the wall clock has it now.
+    unix_at_zero_ms: AtomicU64,
+    used: Mutex<BTreeMap<[u8; TOKEN_ID_BYTES], Used>>,
+}
+
+/// How long a used token is remembered: until its time is over by both clocks, so that a wall clock that is set back
+/// makes none good again.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    expires_s: u64,
+    until: Time,
 }
 
 impl TokenVerifier {
-    /// Accepts tokens that any of `keys` has signed. `unix_at_zero` is the wall clock when the server's monotonic
-    /// clock was at zero.
+    /// Accepts tokens that any of `keys` has signed. Nothing is good before [`TokenVerifier::set_clock`] was called.
     #[must_use]
-    pub fn new(keys: Vec<[u8; KEY_BYTES]>, unix_at_zero: Duration) -> Self {
-        Self { keys, unix_at_zero_s: unix_at_zero.as_secs(), used: Mutex::default() }
+    pub fn new(keys: Vec<[u8; KEY_BYTES]>) -> Self {
+        Self { keys, unix_at_zero_ms: AtomicU64::new(0), used: Mutex::default() }
+    }
+
+    /// At `now` the wall clock shows `unix`, since 1970. To be told now and then: wall clocks are set and corrected
+    /// while a server runs, and tokens are issued by the corrected ones.
+    pub fn set_clock(&self, now: Time, unix: Duration) {
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        self.unix_at_zero_ms.store(unix_ms.saturating_sub(now.as_millis()), Ordering::Relaxed);
+    }
+
+    fn unix_s(&self, now: Time) -> u64 {
+        self.unix_at_zero_ms.load(Ordering::Relaxed).saturating_add(now.as_millis()) / 1_000
     }
 
     /// Whether the client with this static key may come in with this token. If so, it is used up by that.
@@ -184,7 +202,7 @@ impl TokenVerifier {
         if token.client_key != *client_key {
             return Err(TokenError::OtherClient);
         }
-        let now_s = self.unix_at_zero_s + now.as_millis() / 1_000;
+        let now_s = self.unix_s(now);
         let life = token.expires_s.checked_sub(token.issued_s).ok_or(TokenError::Expired)?;
         let early = token.issued_s > now_s.saturating_add(AHEAD_SECONDS);
         if life > TOKEN_SECONDS_MAX || early || now_s >= token.expires_s {
@@ -195,12 +213,13 @@ impl TokenVerifier {
             return Err(TokenError::Used);
         }
         if used.len() >= TOKENS_REMEMBERED {
-            used.retain(|_, expires_s| now_s < *expires_s);
+            used.retain(|_, used| now_s < used.expires_s || now < used.until);
             if used.len() >= TOKENS_REMEMBERED {
                 return Err(TokenError::TooMany);
             }
         }
-        used.insert(token.id, token.expires_s);
+        let until = now + Duration::from_secs(life);
+        used.insert(token.id, Used { expires_s: token.expires_s, until });
         Ok(token)
     }
 
@@ -224,7 +243,7 @@ impl TokenVerifier {
     }
 
     /// A thread that panicked with the lock left nothing half-done: every change is one call.
-    fn used(&self) -> MutexGuard<'_, BTreeMap<[u8; TOKEN_ID_BYTES], u64>> {
+    fn used(&self) -> MutexGuard<'_, BTreeMap<[u8; TOKEN_ID_BYTES], Used>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -282,7 +301,9 @@ mod tests {
 
     fn verifier(keys: &[&TokenSigner]) -> TokenVerifier {
         let keys = keys.iter().map(|signer| signer.public_key()).collect();
-        TokenVerifier::new(keys, Duration::from_secs(UNIX))
+        let verifier = TokenVerifier::new(keys);
+        verifier.set_clock(at(0), Duration::from_secs(UNIX));
+        verifier
     }
 
     fn at(seconds: u64) -> Time {
@@ -354,11 +375,42 @@ mod tests {
     fn what_is_remembered_is_bounded_and_forgotten_when_it_expires() {
         let signer = signer();
         let verifier = verifier(&[&signer]);
-        *verifier.used() = (0..TOKENS_REMEMBERED as u128).map(|id| (id.to_le_bytes(), UNIX + 30)).collect();
+        let used = Used { expires_s: UNIX + 30, until: at(20) };
+        *verifier.used() = (0..TOKENS_REMEMBERED as u128).map(|id| (id.to_le_bytes(), used)).collect();
         let bytes = signer.issue(&token(255));
         assert_eq!(verifier.take(at(0), Some(&bytes), &CLIENT), Err(TokenError::TooMany));
         assert!(verifier.take(at(31), Some(&bytes), &CLIENT).is_ok());
         assert_eq!(verifier.used().len(), 1);
+    }
+
+    #[test]
+    fn tokens_are_judged_by_the_wall_clock_as_it_is_now() {
+        let signer = signer();
+        let verifier = verifier(&[&signer]);
+        // It was an hour slow when the server started, and was set right.
+        let (issued_s, expires_s) = (UNIX + 3_600, UNIX + 3_660);
+        let later = |id| signer.issue(&LoginToken { issued_s, expires_s, ..token(id) });
+        assert_eq!(verifier.take(at(1), Some(&later(1)), &CLIENT), Err(TokenError::Expired));
+        verifier.set_clock(at(2), Duration::from_secs(UNIX + 3_602));
+        assert!(verifier.take(at(3), Some(&later(1)), &CLIENT).is_ok());
+        assert_eq!(verifier.take(at(3), Some(&signer.issue(&token(2))), &CLIENT), Err(TokenError::Expired));
+        // Set back again: what was used stays used, also when much else was used since.
+        verifier.set_clock(at(3_700), Duration::from_secs(UNIX + 3_610));
+        let filling = Used { expires_s: 0, until: at(0) };
+        verifier
+            .used()
+            .extend((0..TOKENS_REMEMBERED as u128).map(|id| ((id + 1_000).to_le_bytes(), filling)));
+        assert!(verifier.take(at(3_700), Some(&later(3)), &CLIENT).is_ok());
+        assert_eq!(verifier.take(at(3_700), Some(&later(1)), &CLIENT), Err(TokenError::Used));
+        assert_eq!(verifier.used().len(), 2);
+    }
+
+    #[test]
+    fn a_verifier_without_a_clock_takes_nothing() {
+        let signer = signer();
+        let verifier = TokenVerifier::new(vec![signer.public_key()]);
+        let bytes = signer.issue(&token(1));
+        assert_eq!(verifier.take(at(0), Some(&bytes), &CLIENT), Err(TokenError::Expired));
     }
 
     proptest! {

@@ -1,8 +1,8 @@
 //! The server's side of the socket: who may become a session, and which session a datagram belongs to.
 //!
 //! Before a valid cookie an endpoint keeps nothing about a client and computes nothing with public keys. After
-//! it, a request passes these checks, each cheaper than the next: network rate, version, repetition, room,
-//! half-open sessions, budget for handshakes, and only then the Noise message itself.
+//! it, a request passes these checks, each cheaper than the next: network rate, version, repetition, half-open
+//! sessions of the network, budget for handshakes, room, and only then the Noise message itself.
 
 mod addresses;
 mod rate;
@@ -12,6 +12,7 @@ pub use addresses::AddressLimit;
 pub use rate::Rate;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,7 @@ use crate::crypto::token::{LoginToken, TokenVerifier};
 use crate::drop_reason::{DropReason, Dropped};
 use crate::key_log::{KeyLog, SessionKeyLog};
 
-use rate::{Bucket, Network, NetworkBuckets};
+use rate::{FairBucket, Network, Networks};
 use remembered::{Accepted, Remembered};
 
 /// Most sessions that an endpoint can have: a connection id has 16 bits for the slot.
@@ -50,9 +51,10 @@ pub struct EndpointConfig {
     pub worker: u8,
     /// Most sessions, half-open ones included; at most [`SESSIONS_MAX`].
     pub max_sessions: usize,
-    /// Most sessions whose client has not confirmed the keys.
+    /// Most sessions whose client has not confirmed the keys. When there are more, the oldest one is given up: an
+    /// honest client confirms within a round trip.
     pub max_half_open: usize,
-    /// Most of them from one network, with the same networks as in `network_rate`.
+    /// Most of them from one network, with the same networks as in `network_rate`; above it requests are dropped.
     pub max_half_open_of_network: usize,
     /// How long a client may take to confirm the keys.
     pub half_open_timeout: Duration,
@@ -62,7 +64,7 @@ pub struct EndpointConfig {
     /// for them.
     pub limits_loopback: bool,
     /// Noise messages that the endpoint computes, so that a flood cannot take the tick's CPU (about 0.1 ms
-    /// each).
+    /// each). Under pressure networks come first that have lately had few.
     pub handshake_rate: Rate,
     /// How many sessions an address may have; shared by all endpoints of a server.
     pub addresses: Arc<AddressLimit>,
@@ -70,6 +72,9 @@ pub struct EndpointConfig {
     pub client_bytes_per_s: u64,
     /// Who checks login tokens; without it anybody may come in, and tokens are not looked at.
     pub tokens: Option<Arc<TokenVerifier>>,
+    /// Who knows which accounts play: where tokens are asked for, those come in also when the server is full, because
+    /// the older session of the account makes room.
+    pub playing: Option<Arc<dyn Playing>>,
     /// When the keys of a session are replaced.
     pub rekey: RekeyLimits,
     /// Which proofs of their version clients have to give now and then; without it none.
@@ -88,14 +93,15 @@ impl Default for EndpointConfig {
             worker: 0,
             max_sessions: 10_000,
             max_half_open: 1_024,
-            max_half_open_of_network: 32,
+            max_half_open_of_network: 256,
             half_open_timeout: Duration::from_secs(5),
             network_rate: Rate { per_second: 64, burst: 256 },
             limits_loopback: false,
-            handshake_rate: Rate { per_second: 1_000, burst: 32 },
+            handshake_rate: Rate { per_second: 1_000, burst: 64 },
             addresses: Arc::new(AddressLimit::new(SESSIONS_MAX)),
             client_bytes_per_s: 256 * 1024,
             tokens: None,
+            playing: None,
             rekey: RekeyLimits::default(),
             integrity: None,
             key_log: None,
@@ -103,6 +109,12 @@ impl Default for EndpointConfig {
             transport: TransportConfig::default(),
         }
     }
+}
+
+/// Knows which accounts have a session, over all endpoints of a server.
+pub trait Playing: fmt::Debug + Send + Sync {
+    /// Whether somebody plays as this account.
+    fn plays(&self, account: u64) -> bool;
 }
 
 /// A session's place in an endpoint. A slot that was given to somebody else is another value.
@@ -183,8 +195,8 @@ pub struct Endpoint<T> {
     identity: Identity,
     rng: StdRng,
     cookies: Cookies,
-    networks: NetworkBuckets,
-    handshakes: Bucket,
+    networks: Networks,
+    handshakes: FairBucket,
     remembered: Remembered,
     refusing: Option<DenyReason>,
     slots: Vec<SlotEntry<T>>,
@@ -229,8 +241,8 @@ impl<T> Endpoint<T> {
             transport: Arc::new(config.transport.clone().within_bounds()),
             identity,
             cookies: Cookies::new(cookie_master),
-            networks: NetworkBuckets::new(&network_key, config.network_rate, config.limits_loopback),
-            handshakes: Bucket::default(),
+            networks: Networks::new(&network_key, config.network_rate, config.limits_loopback),
+            handshakes: FairBucket::default(),
             remembered: Remembered::default(),
             refusing: None,
             slots: (0..config.max_sessions).map(|_| SlotEntry { generation: 1, session: None }).collect(),
@@ -300,16 +312,8 @@ impl<T> Endpoint<T> {
     pub fn on_timeout(&mut self, now: Time) {
         self.remembered.forget(now);
         self.forget_confirmed();
-        while let Some(HalfOpen { slot, network, .. }) =
-            self.half_open.pop_front_if(|half_open| now >= half_open.expires)
-        {
-            self.networks.not_half_open(network);
-            self.counters.half_open_expired += 1;
-            let login = self.session_mut(slot).and_then(|session| session.login);
-            if let (Some(tokens), Some(login)) = (&self.config.tokens, login) {
-                tokens.give_back(&login);
-            }
-            self.remove(slot);
+        while let Some(expired) = self.half_open.pop_front_if(|half_open| now >= half_open.expires) {
+            self.give_up(expired);
         }
     }
 
@@ -396,21 +400,23 @@ impl<T> Endpoint<T> {
             let repeated = ServerHandshake::ConnectionAccepted { echo, noise: &accepted.noise };
             return Ok(answer(&repeated, reply));
         }
-        if let Some(reason) = self.refusing {
+        // Who asks for tokens has to read one to know whether somebody comes back.
+        let may_come_back = self.refusing == Some(DenyReason::Full) && self.config.playing.is_some();
+        if let Some(reason) = self.refusing.filter(|_| !may_come_back) {
             return Ok(self.deny(client, reason, reply));
         }
+        if self.networks.half_open_of(network) >= self.config.max_half_open_of_network {
+            return Err(DropReason::HalfOpenFull);
+        }
+        let had = self.networks.handshakes_of(now, network);
+        if !self.handshakes.take(now, self.config.handshake_rate, had) {
+            return Err(DropReason::HandshakeBudget);
+        }
+        self.networks.handshake(now, network);
+        self.make_room_for_half_open();
         let Some(&index) = self.free.front() else {
             return Ok(self.deny(client, DenyReason::Full, reply));
         };
-        if self.is_half_open_full(network) {
-            self.forget_confirmed();
-            if self.is_half_open_full(network) {
-                return Err(DropReason::HalfOpenFull);
-            }
-        }
-        if !self.handshakes.take(now, self.config.handshake_rate) {
-            return Err(DropReason::HandshakeBudget);
-        }
         let from = client.address.ip();
         if !self.config.addresses.take(from) {
             return Ok(self.deny(client, DenyReason::Address, reply));
@@ -419,15 +425,11 @@ impl<T> Endpoint<T> {
         if accepted.is_err() {
             self.config.addresses.give_back(from);
         }
-        let noise = match accepted {
-            // The one refusal after the handshake that the client can do something about.
-            Err(DropReason::BadToken) => {
-                self.counters.dropped.count(DropReason::BadToken);
-                return Ok(self.deny(client, DenyReason::Token, reply));
-            }
-            accepted => accepted?,
-        };
-        Ok(answer(&ServerHandshake::ConnectionAccepted { echo, noise: &noise }, reply))
+        match accepted {
+            Ok(noise) => Ok(answer(&ServerHandshake::ConnectionAccepted { echo, noise: &noise }, reply)),
+            Err(Refusal::Denied(reason)) => Ok(self.deny(client, reason, reply)),
+            Err(Refusal::Dropped(reason)) => Err(reason),
+        }
     }
 
     /// Computes the handshake and puts the session into the free slot `index`.
@@ -438,19 +440,16 @@ impl<T> Endpoint<T> {
         network: Network,
         index: u16,
         noise: &[u8],
-    ) -> Result<[u8; NOISE_ACCEPTANCE_BYTES], DropReason> {
-        let responder =
-            Responder::read(&self.identity, noise, &mut self.rng).map_err(|_| DropReason::HandshakeFailed)?;
-        let token = decode_token(responder.payload()).ok_or(DropReason::HandshakeFailed)?;
+    ) -> Result<[u8; NOISE_ACCEPTANCE_BYTES], Refusal> {
+        const FAILED: Refusal = Refusal::Dropped(DropReason::HandshakeFailed);
+        let responder = Responder::read(&self.identity, noise, &mut self.rng).map_err(|_| FAILED)?;
+        let token = decode_token(responder.payload()).ok_or(FAILED)?;
         let client_key = responder.client_key();
         let slot = Slot::new(self.config.worker, index, self.slots[usize::from(index)].generation);
         let acceptance =
             Acceptance { connection_id: slot.connection_id(), parameters: self.config.parameters };
-        let login = match &self.config.tokens {
-            Some(tokens) => Some(tokens.take(now, token, &client_key).map_err(|_| DropReason::BadToken)?),
-            None => None,
-        };
-        let (noise, keys) = responder.accept(&acceptance).map_err(|_| DropReason::HandshakeFailed)?;
+        let login = self.take_token(now, token, &client_key)?;
+        let (noise, keys) = responder.accept(&acceptance).map_err(|_| FAILED)?;
 
         let entropy = Entropy::new(&mut self.rng);
         let config = Arc::clone(&self.transport);
@@ -479,6 +478,26 @@ impl<T> Endpoint<T> {
         Ok(noise)
     }
 
+    /// Uses a login token up, where one is asked for.
+    fn take_token(
+        &mut self,
+        now: Time,
+        token: Option<&[u8]>,
+        client_key: &[u8; KEY_BYTES],
+    ) -> Result<Option<LoginToken>, Refusal> {
+        let Some(tokens) = &self.config.tokens else { return Ok(None) };
+        let Ok(login) = tokens.take(now, token, client_key) else {
+            self.counters.dropped.count(DropReason::BadToken);
+            return Err(Refusal::Denied(DenyReason::Token));
+        };
+        let plays = self.config.playing.as_ref().is_some_and(|playing| playing.plays(login.account));
+        if let Some(reason) = self.refusing.filter(|_| !plays) {
+            tokens.give_back(&login);
+            return Err(Refusal::Denied(reason));
+        }
+        Ok(Some(login))
+    }
+
     fn deny(&mut self, client: Client<'_>, reason: DenyReason, reply: &mut [u8]) -> Routed {
         self.counters.denied += 1;
         answer(&ServerHandshake::ConnectionDenied { echo: echo_of(client.ephemeral), reason }, reply)
@@ -494,16 +513,38 @@ impl<T> Endpoint<T> {
         }
     }
 
-    fn is_half_open_full(&self, network: Network) -> bool {
-        self.half_open.len() >= self.config.max_half_open
-            || self.networks.half_open_of(network) >= self.config.max_half_open_of_network
+    /// Gives up the oldest half-open session if there are as many as there may be.
+    fn make_room_for_half_open(&mut self) {
+        while self.half_open.len() >= self.config.max_half_open {
+            let Some(oldest) = self.half_open.pop_front() else { return };
+            if self.is_half_open(oldest.slot) {
+                self.give_up(oldest);
+            } else {
+                self.networks.not_half_open(oldest.network);
+            }
+        }
+    }
+
+    fn is_half_open(&mut self, slot: Slot) -> bool {
+        self.session_mut(slot).is_some_and(|session| !session.connection.is_confirmed())
+    }
+
+    /// Forgets a session whose client has not confirmed the keys, and lets it have its token again.
+    fn give_up(&mut self, HalfOpen { slot, network, .. }: HalfOpen) {
+        self.networks.not_half_open(network);
+        self.counters.half_open_expired += 1;
+        let login = self.session_mut(slot).and_then(|session| session.login);
+        if let (Some(tokens), Some(login)) = (&self.config.tokens, login) {
+            tokens.give_back(&login);
+        }
+        self.remove(slot);
     }
 
     /// Takes those off the list of half-open sessions that are confirmed or gone by now.
     fn forget_confirmed(&mut self) {
         let mut half_open = std::mem::take(&mut self.half_open);
         half_open.retain(|&HalfOpen { slot, network, .. }| {
-            let still = self.session_mut(slot).is_some_and(|session| !session.connection.is_confirmed());
+            let still = self.is_half_open(slot);
             if !still {
                 self.networks.not_half_open(network);
             }
@@ -511,6 +552,14 @@ impl<T> Endpoint<T> {
         });
         self.half_open = half_open;
     }
+}
+
+/// Why a request that was read leads to no session.
+enum Refusal {
+    /// In silence.
+    Dropped(DropReason),
+    /// The client is told.
+    Denied(DenyReason),
 }
 
 fn answer(message: &ServerHandshake<'_>, reply: &mut [u8]) -> Routed {

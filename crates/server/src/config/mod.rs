@@ -126,6 +126,12 @@ pub struct SecurityConfig {
     pub sessions_per_address: usize,
     /// Whether the limits of addresses and networks hold for this machine's own too.
     pub limit_loopback: bool,
+    /// Logins a second that a worker computes.
+    pub logins_per_s: u32,
+    /// Requests for a login a second from one network.
+    pub network_logins_per_s: u32,
+    /// Half-open sessions of one network.
+    pub network_half_open: usize,
     /// Bytes a second that a player may send.
     pub client_bytes_per_s: u64,
     /// When the keys of a session are replaced.
@@ -246,6 +252,9 @@ impl Effective {
                 },
                 sessions_per_address: self.whole("security.sessions_per_address"),
                 limit_loopback: self.text("security.loopback") == "limited",
+                logins_per_s: self.whole("security.logins_per_s") as u32,
+                network_logins_per_s: self.whole("security.network_logins_per_s") as u32,
+                network_half_open: self.whole("security.network_half_open"),
                 client_bytes_per_s: self.whole("security.client_bytes_per_s") as u64,
                 rekey: RekeyLimits {
                     bytes: self.whole("security.rekey_bytes") as u64,

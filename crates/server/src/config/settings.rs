@@ -260,6 +260,24 @@ pub const SETTINGS: &[Setting] = &[
         default: || Value::Text("unlimited".into()),
     },
     Setting {
+        key: "security.logins_per_s",
+        meaning: "Logins a second that a worker computes at most, 0.1 ms of its time each; rare networks come first.",
+        kind: Kind::Whole { min: 10, max: 20_000 },
+        default: || Value::Whole(1_000),
+    },
+    Setting {
+        key: "security.network_logins_per_s",
+        meaning: "Requests for a login a second from one network (IPv4 /24, IPv6 /48); four times as many at once.",
+        kind: Kind::Whole { min: 1, max: 20_000 },
+        default: || Value::Whole(64),
+    },
+    Setting {
+        key: "security.network_half_open",
+        meaning: "Logins of one network that may wait for the player's first packet at a time.",
+        kind: Kind::Whole { min: 1, max: 1_024 },
+        default: || Value::Whole(256),
+    },
+    Setting {
         key: "security.client_bytes_per_s",
         meaning: "Bytes a second that a player may send, 64 more for every packet; what is above is dropped.",
         kind: Kind::Whole { min: 16_384, max: 16_777_216 },
