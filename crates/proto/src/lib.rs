@@ -25,6 +25,8 @@ mod drop_reason;
 mod endpoint;
 mod key_log;
 mod time;
+#[cfg(test)]
+mod vectors;
 
 pub use connecting::{ConnectConfig, ConnectError, Connecting};
 pub use connection::{

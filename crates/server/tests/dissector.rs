@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use common::config;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use serde_json::Value;
 use shadowland_bots::{Bots, BotsConfig};
 use shadowland_proto::{Identity, IntegrityTable};
 use shadowland_server::config::{Consequence, IntegrityConfig};
@@ -297,6 +298,58 @@ fn every_packet_of_a_demo_is_opened_and_every_message_named() {
     {
         assert_eq!((packet.messages.len(), packet.complaints.as_str()), (0, "No logged key opens it"));
     }
+}
+
+/// The test vectors, as a capture: one of every message.
+#[test]
+fn every_message_of_the_test_vectors_is_named() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/vectors.json");
+    let vectors: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let id = vectors["handshake"]["connection_id"].as_u64().unwrap();
+    let mut keys = String::new();
+    for (number, section) in ["handshake", "rekey"].into_iter().enumerate() {
+        for (label, name) in
+            [("CLIENT_TO_SERVER", "client_to_server"), ("SERVER_TO_CLIENT", "server_to_client")]
+        {
+            keys += &format!("{label} {id:08x} {number} {}\n", text(&vectors[section][name]));
+        }
+    }
+    let (client, server) = ("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:3565".parse().unwrap());
+    let mut capture = Capture::new();
+    let handshakes = ["cookie_answer", "connect_request", "connection_accepted", "connection_denied_full"];
+    for name in handshakes {
+        let (from, to) = if name == "connect_request" { (client, server) } else { (server, client) };
+        capture.push(Duration::ZERO, from, to, &bytes(&vectors["handshake"][name]));
+    }
+    let packets = vectors["packet"].as_array().unwrap();
+    for packet in packets {
+        let (from, to) = if packet["from"] == "client" { (client, server) } else { (server, client) };
+        capture.push(Duration::ZERO, from, to, &bytes(&packet["datagram"]));
+    }
+    let directory = Directory::new("vectors");
+    let (path, key_log) = (directory.0.join("vectors.pcap"), directory.0.join("keys.log"));
+    fs::write(&path, &capture.0).unwrap();
+    fs::write(&key_log, keys).unwrap();
+    let Some(dissected) = dissect(&path, &key_log, 3565) else { return };
+
+    let complaints: Vec<_> = dissected.iter().filter(|packet| !packet.complaints.is_empty()).collect();
+    assert_eq!(complaints.len(), 0, "{complaints:?}");
+    let named: Vec<_> = dissected[..4].iter().map(|packet| packet.handshake.as_str()).collect();
+    assert_eq!(named, ["Cookie", "ConnectRequest", "ConnectionAccepted", "ConnectionDenied"]);
+    let messages = vectors["message"].as_array().unwrap();
+    for ((vector, packet), dissected) in packets.iter().enumerate().zip(&dissected[4..]) {
+        // Each message has a packet of its own, in the same order; then come packets with none.
+        let expected: Vec<_> =
+            messages.get(vector).map(|message| text(&message["name"])).into_iter().collect();
+        assert_eq!(dissected.messages, expected, "{packet}");
+        assert_eq!(dissected.key_number, packet["key_number"].to_string());
+    }
+}
+
+fn bytes(digits: &Value) -> Vec<u8> {
+    let digits = digits.as_str().unwrap();
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
 }
 
 /// The names in the dissector are those of the code.
