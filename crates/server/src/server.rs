@@ -152,7 +152,14 @@ impl Server {
         .into_iter();
         let mut links = Vec::new();
         for (index, (ear, hub)) in ears.into_iter().zip(hubs).enumerate() {
-            links.push(server.start_worker(index, ear, hub, handovers.next(), clock, guards.tokens.clone())?);
+            links.push(server.start_worker(
+                index,
+                ear,
+                hub,
+                handovers.next(),
+                clock,
+                guards.tokens.clone(),
+            )?);
         }
         let world = WorldThread::new(
             world,

@@ -26,7 +26,7 @@ pub(super) struct Example {
     pub(super) kind: u8,
     pub(super) place: Option<MessageId>,
     pub(super) body: Vec<u8>,
-    /// The snapshot that the receiver of a short one holds.
+    /// The body of the snapshot that the receiver of a short one holds.
     held: Option<Vec<u8>>,
 }
 
@@ -244,24 +244,19 @@ fn snapshots() -> Vec<Example> {
         ..SnapshotHeader::new(1_005, 305)
     };
     let third = SnapshotHeader { brevity: Brevity::Short, ..SnapshotHeader::new(1_005, 305) };
-    let held = written(|writer| first.encode(writer));
-    let closes = [Close { cell: CellId(310), age: 2 }];
-    [
-        (first, &closes[..], vec![complete], None),
-        (second, &[][..], vec![level], Some(held.clone())),
-        (third, &[][..], vec![no_change(), rich], Some(held)),
-    ]
-    .into_iter()
-    .map(|(header, closes, blocks, held)| {
-        let write = |writer: &mut Writer<'_>| {
+    let snapshot = |header: SnapshotHeader, closes: &[Close], blocks: &[Plan]| {
+        example("Snapshot", true, ServerType::Snapshot as u8, None, 0, |writer| {
             header.encode(writer)?;
             closes.iter().try_for_each(|close| close.encode(writer))?;
             let mut previous = CellId(0);
             blocks.iter().try_for_each(|block| block.encode(&mut previous, writer))
-        };
-        Example { held, ..example("Snapshot", true, ServerType::Snapshot as u8, None, 0, write) }
-    })
-    .collect()
+        })
+    };
+    let first = snapshot(first, &[Close { cell: CellId(310), age: 2 }], &[complete]);
+    let held = Some(first.body.clone());
+    let second = Example { held: held.clone(), ..snapshot(second, &[], &[level]) };
+    let third = Example { held, ..snapshot(third, &[], &[no_change(), rich]) };
+    vec![first, second, third]
 }
 
 /// A block that says that nothing has changed.
@@ -275,8 +270,7 @@ fn no_change() -> Plan {
     }
 }
 
-/// The fields of a body, read by the decoders. `held` is the header of the snapshot that the receiver of a short one
-/// holds.
+/// The fields of a body, read by the decoders. `held` is the body of the snapshot that the receiver of a short one holds.
 pub(super) fn read(kind: u8, body: &[u8], held: Option<&[u8]>) -> Value {
     if kind == ControlType::Fragment as u8 {
         let Fragment { whole, index, piece } = Fragment::decode(body).unwrap();
