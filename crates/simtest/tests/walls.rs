@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bots", &["wire", "proto", "udp", "client"]),
     ("server", &["wire", "proto", "udp", "world", "bots"]),
     ("simtest", &["wire", "proto", "world", "client", "server"]),
+    ("fuzzing", &["wire", "proto", "client", "server", "simtest"]),
 ];
 
 /// Crates that neither do I/O nor look at a clock, and what of the outside they therefore never use.

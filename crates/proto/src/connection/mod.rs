@@ -16,6 +16,7 @@
 //! | `config` | the figures of all this |
 //! | `outbox`, `inbox` | reliable messages, to and from the peer |
 //! | `fragments`, `compress` | those of them that are large |
+//! | `hostile` | what a peer sends that keeps to no rule, for tests |
 //!
 //! An idle connection takes 3 KiB, of which 2 KiB are for the last 256 packets sent, and what the cipher library
 //! keeps for two keys. Reliable messages take more only while there are some; at most 128 KiB both ways.
@@ -25,6 +26,8 @@ mod config;
 mod congestion;
 mod flow;
 mod fragments;
+#[cfg(feature = "hostile")]
+mod hostile;
 mod inbox;
 mod intake;
 mod integrity;

@@ -46,6 +46,10 @@ struct Sent {
     fate: Fate,
 }
 
+impl Sent {
+    const NONE: Self = Self { at_us: 0, bytes: 0, carries: Carries::OnlyAcks, fate: Fate::Acked };
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     InFlight,
@@ -89,9 +93,8 @@ pub(super) struct Lost {
 
 impl SentPackets {
     pub(super) fn new(config: &TransportConfig) -> Self {
-        let empty = Sent { at_us: 0, bytes: 0, carries: Carries::OnlyAcks, fate: Fate::Acked };
         Self {
-            ring: Box::new([empty; SENT_PACKETS]),
+            ring: Box::new([Sent::NONE; SENT_PACKETS]),
             next_sequence: 1,
             largest_acked: 0,
             judged: 0,
@@ -116,6 +119,13 @@ impl SentPackets {
             self.in_flight += bytes as u64;
         }
         self.next_sequence = sequence + 1;
+    }
+
+    /// Forgets everything up to a packet that was sealed without being recorded.
+    #[cfg(feature = "hostile")]
+    pub(super) fn forget_up_to(&mut self, sequence: u64) {
+        self.ring.fill(Sent::NONE);
+        (self.in_flight, self.loss_at, self.next_sequence) = (0, None, sequence + 1);
     }
 
     /// How many packets were sent after the newest one that is known to have arrived.

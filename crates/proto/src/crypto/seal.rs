@@ -38,6 +38,12 @@ impl Sealer {
         self.next_sequence > SEQUENCE_MAX
     }
 
+    /// Leaves out so many sequences; what is sealed next has a later one.
+    #[cfg(feature = "hostile")]
+    pub(crate) fn skip(&mut self, sequences: u64) {
+        self.next_sequence = self.next_sequence.saturating_add(sequences);
+    }
+
     /// Uses up all sequences but none of them twice.
     #[cfg(test)]
     pub(crate) fn exhaust(&mut self) {
