@@ -122,3 +122,21 @@ fn only_the_newest_packet_starts_a_challenge_and_never_two_at_a_time() {
     assert!(sent_to(&net, first) > 0);
     assert_eq!(sent_to(&net, second), 0);
 }
+
+// Found by fuzzing: the address may get no challenge yet, and the server was told to wake up for one at once, again and
+// again.
+#[test]
+fn who_may_not_be_asked_yet_keeps_nobody_awake() {
+    let mut net = Net::connected(8, PERFECT);
+    net.run(ms(100));
+    net.lose = |_| true;
+    net.client_says(0, INPUT, b"");
+    let mut small = net.sent.last().unwrap().1.clone();
+    net.deliver(To::Server { from: address("203.0.113.9:999") }, &mut small);
+    net.run(ms(100));
+    assert_eq!(sent_to(&net, address("203.0.113.9:999")), 0, "it sent too little");
+    let now = net.now;
+    let connection = &mut net.session().connection;
+    connection.on_timeout(now);
+    assert!(connection.next_timeout().is_some_and(|next| next > now));
+}

@@ -48,10 +48,21 @@ struct Candidate {
     give_up_at: Time,
 }
 
+impl Candidate {
+    /// Whether another challenge is no more than what came from it.
+    fn may_be_asked(&self) -> bool {
+        self.sent_bytes + CHALLENGE_BYTES <= self.received_bytes
+    }
+}
+
 impl Paths {
     /// The next time at which something is due.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.candidate.as_ref().map(|candidate| candidate.ask_at.min(candidate.give_up_at))
+        self.candidate.as_ref().map(|candidate| {
+            // While it may get no more bytes there is nothing to wake up for but the end of patience.
+            let ask_at = candidate.may_be_asked().then_some(candidate.ask_at);
+            ask_at.unwrap_or(candidate.give_up_at).min(candidate.give_up_at)
+        })
     }
 
     /// Gives up on an address that did not answer.
@@ -152,8 +163,7 @@ impl Connection {
     pub fn poll_probe(&mut self, now: Time, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
         let pause = self.rtt.timeout(&self.config, 0);
         let candidate = self.paths.candidate.as_mut()?;
-        let allowed = candidate.sent_bytes + CHALLENGE_BYTES <= candidate.received_bytes;
-        if now < candidate.ask_at || !allowed || self.state != State::Established {
+        if now < candidate.ask_at || !candidate.may_be_asked() || self.state != State::Established {
             return None;
         }
         candidate.ask_at = now + pause;
