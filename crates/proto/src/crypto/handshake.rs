@@ -122,3 +122,92 @@ fn session_keys(state: &mut HandshakeState) -> SessionKeys {
     let mut split = state.dangerously_get_raw_split();
     SessionKeys::after_handshake(&mut split, state.get_handshake_hash())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use shadowland_wire::handshake::SessionParameters;
+
+    const ACCEPTANCE: Acceptance = Acceptance {
+        connection_id: 7,
+        parameters: SessionParameters {
+            tick_rate_hz: 60,
+            mtu: 1200,
+            idle_timeout_ms: 15_000,
+            integrity_version: 0,
+        },
+    };
+
+    /// The other side: `snow` with its own primitives, which are RustCrypto's and curve25519-dalek.
+    fn other<'a>(private: &'a [u8; KEY_BYTES], ephemeral: &'a [u8; KEY_BYTES]) -> Builder<'a> {
+        let builder = Builder::new(NOISE_NAME.parse().unwrap()).prologue(PROTOCOL_NAME).unwrap();
+        builder.local_private_key(private).unwrap().fixed_ephemeral_key_for_testing_only(ephemeral)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// A client of another implementation comes to the same keys as our server.
+        #[test]
+        fn another_implementation_connects_to_us(
+            seed: u64,
+            client_key: [u8; 32],
+            ephemeral: [u8; 32],
+            payload in proptest::collection::vec(any::<u8>(), 0..REQUEST_PAYLOAD_BYTES),
+        ) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let server = Identity::generate(&mut rng);
+            let public = server.public_key();
+            let builder = other(&client_key, &ephemeral).remote_public_key(&public).unwrap();
+            let mut client = builder.build_initiator().unwrap();
+            let mut request = [0; 512];
+            let length = client.write_message(&payload, &mut request).unwrap();
+
+            let responder = Responder::read(&server, &request[..length], &mut rng).unwrap();
+            prop_assert_eq!(responder.payload(), &payload);
+            prop_assert_eq!(responder.client_key(), Identity::from_private_key(&client_key).public_key());
+            let (answer, keys) = responder.accept(&ACCEPTANCE).unwrap();
+
+            let mut payload = [0; 64];
+            let length = client.read_message(&answer, &mut payload).unwrap();
+            prop_assert_eq!(Acceptance::decode(&payload[..length]), Ok(ACCEPTANCE));
+            assert_same(&keys, &session_keys(&mut client));
+        }
+
+        /// Our client comes to the same keys as a server of another implementation.
+        #[test]
+        fn we_connect_to_another_implementation(
+            seed: u64,
+            server_key: [u8; 32],
+            ephemeral: [u8; 32],
+            payload in proptest::collection::vec(any::<u8>(), 0..REQUEST_PAYLOAD_BYTES),
+        ) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let identity = Identity::generate(&mut rng);
+            let public = Identity::from_private_key(&server_key).public_key();
+            let mut initiator = Initiator::new(&identity, &public, &payload, &mut rng).unwrap();
+
+            let mut server = other(&server_key, &ephemeral).build_responder().unwrap();
+            let mut read = [0; 512];
+            let length = server.read_message(initiator.request(), &mut read).unwrap();
+            prop_assert_eq!(&read[..length], &payload);
+            prop_assert_eq!(server.get_remote_static(), Some(&identity.public_key()[..]));
+            let mut answer = [0; NOISE_ACCEPTANCE_BYTES];
+            let length = server.write_message(&ACCEPTANCE.to_bytes(), &mut answer).unwrap();
+            prop_assert_eq!(length, NOISE_ACCEPTANCE_BYTES);
+
+            let (acceptance, keys) = initiator.finish(&answer).unwrap();
+            prop_assert_eq!(acceptance, ACCEPTANCE);
+            assert_same(&keys, &session_keys(&mut server));
+        }
+    }
+
+    fn assert_same(ours: &SessionKeys, theirs: &SessionKeys) {
+        assert_eq!(ours.client_to_server, theirs.client_to_server);
+        assert_eq!(ours.server_to_client, theirs.server_to_client);
+        assert_eq!(ours.chain, theirs.chain);
+    }
+}
