@@ -5,6 +5,7 @@
 //! of 1 to 8 ticks; what they do is not timed. Timed are, on every tick: receiving (decrypt, acknowledgements,
 //! inputs), simulating, publishing the frame, and serving (choose, encode, seal a snapshot for everybody).
 
+mod alone;
 mod floor;
 mod per_viewer;
 mod shard;
@@ -27,6 +28,7 @@ use shadowland_server::embed::{Assembly, WorldSide, assemble};
 use shadowland_world::Frame;
 
 use crate::clock::{measure, ms, percentile};
+use alone::SharedPages;
 use per_viewer::PerViewer;
 use shard::{Shard, Told};
 
@@ -122,6 +124,9 @@ struct ContenderReport {
     tick_cpu_ms_p50: f64,
     tick_cpu_ms_p99: f64,
     phases: Phases,
+    /// Replication and sealing alone: the contender's, and the server's in the same surroundings.
+    replication_ms: f64,
+    shared_replication_ms: f64,
     bytes_per_player_per_s: f64,
     reduction_percent: f64,
 }
@@ -142,6 +147,8 @@ struct TickCost {
     publish: Duration,
     serve: Duration,
     contender: Duration,
+    /// The server's own replication in the contender's surroundings.
+    alone: Duration,
     wall: Duration,
     allocations: u64,
 }
@@ -157,7 +164,13 @@ impl ContenderReport {
     /// From what was measured in the same ticks as `own`, and the bytes that the contender sent in them.
     fn new(own: &Report, costs: &[TickCost], bytes_out: u64) -> Self {
         let of = |part, share| TickCost::percentile(costs, part, share);
-        let total = |cost: &TickCost| cost.receive + cost.simulate + cost.publish + cost.contender;
+        // The session around the packets costs what it costs the server.
+        let serve: fn(&TickCost) -> Duration =
+            |cost| (cost.serve + cost.contender).saturating_sub(cost.alone);
+        let total: fn(&TickCost) -> Duration = |cost| {
+            let session = cost.serve.saturating_sub(cost.alone);
+            cost.receive + cost.simulate + cost.publish + session + cost.contender
+        };
         let player_ticks = f64::from(own.players) * costs.len() as f64;
         let bytes_per_player_tick = bytes_out as f64 / player_ticks;
         Self {
@@ -168,7 +181,9 @@ impl ContenderReport {
             visible_mean: own.visible_mean,
             tick_cpu_ms_p50: of(total, 0.5),
             tick_cpu_ms_p99: of(total, 0.99),
-            phases: Phases { serve_ms: of(|cost| cost.contender, 0.5), ..own.phases },
+            phases: Phases { serve_ms: of(serve, 0.5), ..own.phases },
+            replication_ms: of(|cost| cost.contender, 0.5),
+            shared_replication_ms: of(|cost| cost.alone, 0.5),
             bytes_per_player_per_s: bytes_per_player_tick * TICK_HZ as f64,
             reduction_percent: 100.0
                 * (1.0 - bytes_per_player_tick / (own.visible_mean * f64::from(NAIVE_BYTES))),
@@ -196,7 +211,7 @@ struct Bench<'a> {
     arguments: &'a Arguments,
     world: WorldSide,
     shards: Vec<Worker>,
-    contender: Option<PerViewer>,
+    contender: Option<(PerViewer, SharedPages)>,
     tick: u64,
     progress: indicatif::ProgressBar,
 }
@@ -251,20 +266,20 @@ impl<'a> Bench<'a> {
             self.run_on(1, false);
         }
         self.settle();
-        self.contender = self
-            .arguments
-            .contender
-            .map(|Contender::PerViewer| PerViewer::new(players, self.arguments.budget));
+        let Arguments { contender, budget, .. } = *self.arguments;
+        self.contender = contender
+            .map(|Contender::PerViewer| (PerViewer::new(players, budget), SharedPages::new(players, budget)));
         self.progress.set_message("warming up");
         self.run_on(WARM_UP_TICKS, false);
         self.all(|| Work::Watch);
         let sent_before = self.sent_bytes();
-        let contender_before = self.contender.as_ref().map_or(0, PerViewer::bytes_out);
+        let contender_before = self.contender.as_ref().map_or(0, |(contender, _)| contender.bytes_out());
         let ticks = u64::from(self.arguments.ticks);
         self.progress.set_message("measuring");
         let costs: Vec<TickCost> = (0..ticks).map(|_| self.step(false)).collect();
         let sent = self.sent_bytes();
-        let contender_sent = self.contender.take().map(|contender| contender.bytes_out() - contender_before);
+        let contender_sent =
+            self.contender.take().map(|(contender, _)| contender.bytes_out() - contender_before);
         // The floor is measured in the same run, with the sizes that were sent and received.
         let floor = floor::aead(sent_before, sent, ticks);
         let frame = self.world.publish();
@@ -350,8 +365,11 @@ impl<'a> Bench<'a> {
         let published = measure(|| frame = Some(self.world.publish()));
         let frame = frame.expect("it was published");
         let players = self.world.world().player_count();
-        let contender =
-            self.contender.as_mut().map(|contender| measure(|| contender.serve(&frame, |_, _| ())));
+        let (mut contender, mut alone) = Default::default();
+        if let Some((per_viewer, shared)) = &mut self.contender {
+            contender = measure(|| per_viewer.serve(&frame, |_, _| ())).cpu;
+            alone = measure(|| shared.serve(&frame)).cpu;
+        }
         let served = self.all(|| Work::Serve { now, frame: Arc::clone(&frame), players });
         let cpu = |spans: &[Told]| spans.iter().map(|told| told.span.cpu).sum();
         let longest = |spans: &[Told]| spans.iter().map(|told| told.span.wall).max().unwrap_or_default();
@@ -361,7 +379,8 @@ impl<'a> Bench<'a> {
             simulate: simulated.cpu,
             publish: published.cpu,
             serve: cpu(&served),
-            contender: contender.map_or(Duration::ZERO, |span| span.cpu),
+            contender,
+            alone,
             wall: longest(&received) + simulated.wall + published.wall + longest(&served),
             allocations: allocations(&received)
                 + allocations(&served)

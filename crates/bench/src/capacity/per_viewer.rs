@@ -7,29 +7,25 @@
 //! every viewer numbers what it sees for itself, with a baseline per entity. Like the server it relies on what is on
 //! its way, and its packets are acknowledged after 1 to 8 ticks.
 //!
-//! Not in it, in its favour: the session around the packets (timeouts, congestion control, reliable messages), and what
-//! would have to be done after a loss. Its packets have the bytes that a session's have, and are really sealed.
+//! Not in it, in its favour: what would have to be done after a loss. Nor is the session around the packets, which is
+//! the same for both: [`super::alone`] has the server's own replication in the same surroundings.
 
 use std::collections::VecDeque;
 
-use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use shadowland_wire::block::{
     AgeCode, BODY_MAX_BYTES, BlockHeader, BodyPlan, CellId, Change, PageId, Tombstone, encode_body, slots,
 };
 use shadowland_wire::codec::{Full, Writer};
 use shadowland_wire::entity::{EntityDelta, EntityId};
-use shadowland_wire::header::HEADER_BYTES;
 use shadowland_wire::lattice::{LatticePosition, low_bits_for};
-use shadowland_wire::limits::{DATAGRAM_BYTES, PAGE_SLOTS, PAGE_TOMBSTONES, TAG_BYTES};
+use shadowland_wire::limits::{DATAGRAM_BYTES, PAGE_SLOTS, PAGE_TOMBSTONES};
 use shadowland_wire::message::server::{Brevity, OwnerRecord, SnapshotHeader};
 use shadowland_world::interest::{Layer, Row};
 use shadowland_world::replication::OwnerRow;
 use shadowland_world::{Frame, PlayerHandle, Tick};
 
-use super::shard::LONGEST_ROUND_TRIP;
+use super::alone::{Link, snapshot_of};
 
-/// Bytes of a session's packet before a snapshot: header, acknowledgements without a gap, type and length.
-const BEFORE_SNAPSHOT: usize = HEADER_BYTES + 5 + 3;
 /// Numbers of a viewer; who finds none free is not seen.
 const NUMBERS: usize = 1 << 14;
 /// A distant entity has its turn every so many ticks.
@@ -47,9 +43,7 @@ pub(super) struct PerViewer {
 
 /// What one viewer was sent.
 struct Viewer {
-    player: PlayerHandle,
-    key: LessSafeKey,
-    round_trip: Tick,
+    link: Link,
     /// Who is in sight, by identifier, each with its number.
     in_sight: Vec<(EntityId, u16)>,
     /// By number.
@@ -130,7 +124,7 @@ impl PerViewer {
         let mut scratch = Scratch { visible: Vec::new(), by_number: Vec::new(), in_sight: Vec::new() };
         for (player, owner) in frame.owners() {
             let viewer = &mut self.viewers[player.slot as usize];
-            if viewer.as_ref().is_none_or(|viewer| viewer.player != player) {
+            if viewer.as_ref().is_none_or(|viewer| viewer.link.player != player) {
                 *viewer = Some(Viewer::new(player));
             }
             let Some(viewer) = viewer else { continue };
@@ -172,11 +166,8 @@ fn squared_distance(a: LatticePosition, b: LatticePosition) -> f64 {
 
 impl Viewer {
     fn new(player: PlayerHandle) -> Self {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, &[player.slot as u8; 32]);
         Self {
-            player,
-            key: LessSafeKey::new(key.expect("a key has 32 bytes")),
-            round_trip: 1 + player.slot % LONGEST_ROUND_TRIP as Tick,
+            link: Link::new(player),
             in_sight: Vec::new(),
             baselines: Vec::new(),
             groups: Vec::new(),
@@ -188,7 +179,8 @@ impl Viewer {
     }
 
     fn hear_answers(&mut self, now: Tick) {
-        while let Some(packet) = self.packets.pop_front_if(|packet| packet.tick + self.round_trip <= now) {
+        while let Some(packet) = self.packets.pop_front_if(|packet| packet.tick + self.link.round_trip <= now)
+        {
             self.own.acknowledged = packet.tick;
             let mut numbers = packet.numbers;
             for number in numbers.drain(..) {
@@ -275,7 +267,7 @@ impl Viewer {
         loop {
             let mut packet = Packet { tick: now, numbers: self.spare.pop().unwrap_or_default() };
             let mut buffer = [0; DATAGRAM_BYTES];
-            let mut writer = Writer::new(&mut buffer[BEFORE_SNAPSHOT..DATAGRAM_BYTES - TAG_BYTES]);
+            let mut writer = snapshot_of(&mut buffer);
             header.encode(&mut writer).expect("there is room for a header");
             let mut previous = CellId(0);
             while visited < self.groups.len() && used < budget_bytes {
@@ -287,8 +279,8 @@ impl Viewer {
                 visited += 1;
             }
             let written = writer.len();
-            message(self.player, writer.written());
-            bytes += self.seal(&mut buffer[..BEFORE_SNAPSHOT + written + TAG_BYTES]);
+            message(self.link.player, writer.written());
+            bytes += self.link.seal(&mut buffer, written);
             self.packets.push_back(packet);
             if visited == self.groups.len() || used >= budget_bytes {
                 break;
@@ -341,17 +333,6 @@ impl Viewer {
             numbers.push((index * PAGE_SLOTS + slot) as u16);
         }
         Ok(writer.len() - before)
-    }
-
-    /// Seals a packet in place, as a session does; gives its length.
-    fn seal(&self, packet: &mut [u8]) -> usize {
-        let length = packet.len();
-        let (header, rest) = packet.split_at_mut(HEADER_BYTES);
-        let (payload, tag) = rest.split_at_mut(rest.len() - TAG_BYTES);
-        let nonce = Nonce::assume_unique_for_key([9; 12]);
-        let sealed = self.key.seal_in_place_separate_tag(nonce, Aad::from(&*header), payload);
-        tag.copy_from_slice(sealed.expect("the message is short").as_ref());
-        length
     }
 }
 
