@@ -60,6 +60,7 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
     let mut players: Vec<Player> =
         (0..random.random_range(2..8)).map(|_| join(&mut world, &mut random)).collect();
     let mut loose: Vec<EntityId> = Vec::new();
+    let mut hidden: Vec<Hidden> = Vec::new();
     // Some runs outlive tombstones and empty pages.
     let ticks = if random.random_ratio(1, 8) {
         random.random_range(1_200..2_800)
@@ -73,6 +74,7 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
             player.weather(tick, &mut random);
         }
         disturb(&mut world, &mut random, &mut players, &mut loose);
+        conceal(&mut world, &mut random, &players, &loose, &mut hidden);
         step(&mut world, &mut frame, &mut encoder, &mut players, &mut now_us)?;
     }
 
@@ -86,12 +88,15 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
     for _ in 0..240 {
         step(&mut world, &mut frame, &mut encoder, &mut players, &mut now_us)?;
     }
-    truth::check_pages(&frame, world.entities())?;
+    truth::check_pages(&frame, &world)?;
     let mut outcome = Outcome::default();
     for player in &players {
         if let Some(difference) = truth::difference(&frame, player.handle, &player.viewer, &player.replica) {
             return Err(Violation(difference));
         }
+        truth::check_hidden(&frame, &world, player.handle, &player.replica, |id| {
+            hidden.iter().any(|(entity, seers)| *entity == id && seers.contains(&player.handle))
+        })?;
         outcome.messages += player.next_packet;
         outcome.traffic_hash ^= player.traffic.finish();
         outcome.faults += player.down.faults() + player.up.faults();
@@ -215,6 +220,36 @@ fn disturb(world: &mut World, random: &mut Pcg32, players: &mut [Player], loose:
         let id = loose[random.random_range(0..loose.len())];
         let point = random_point(world, random);
         world.teleport(id, point);
+    }
+}
+
+/// Somebody hidden, and those who may see it.
+type Hidden = (EntityId, Vec<PlayerHandle>);
+
+/// Entities turn invisible, are seen by others, and show themselves again.
+fn conceal(
+    world: &mut World,
+    random: &mut Pcg32,
+    players: &[Player],
+    loose: &[EntityId],
+    hidden: &mut Vec<Hidden>,
+) {
+    hidden.retain(|(id, _)| world.is_hidden(*id));
+    if random.random_ratio(1, 30) {
+        let any = random.random_range(0..players.len() + loose.len());
+        let id = match players.get(any) {
+            Some(player) => player.handle.entity,
+            None => loose[any - players.len()],
+        };
+        let seers: Vec<_> =
+            players.iter().map(|player| player.handle).filter(|_| random.random_ratio(1, 3)).collect();
+        world.hide(id, &seers);
+        hidden.retain(|(entity, _)| *entity != id);
+        hidden.push((id, seers));
+    }
+    if random.random_ratio(1, 60) && !hidden.is_empty() {
+        let (id, _) = hidden.swap_remove(random.random_range(0..hidden.len()));
+        world.reveal(id);
     }
 }
 

@@ -79,6 +79,14 @@ impl LatticePosition {
         }
     }
 
+    /// The square of the distance, in steps.
+    #[must_use]
+    #[inline]
+    pub fn squared_distance(self, other: Self) -> f64 {
+        let axis = |a: i32, b: i32| (f64::from(a) - f64::from(b)).powi(2);
+        axis(self.x, other.x) + axis(self.y, other.y) + axis(self.z, other.z)
+    }
+
     /// The largest difference on any axis, in steps.
     #[must_use]
     #[inline]

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 
 use glam::DVec3;
+use shadowland_wire::block::EntityRecord;
 use shadowland_wire::entity::{EntityId, EntityState, EntityType};
-use shadowland_wire::quantize::Vitals;
+use shadowland_wire::lattice::Lattice;
+use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 use thiserror::Error;
 
 use crate::Tick;
@@ -117,6 +119,27 @@ impl Columns {
         self.id.get(id.index()).is_some_and(|living| *living == Some(id))
     }
 
+    /// An entity as others see it, on the map's lattice.
+    #[inline]
+    pub(crate) fn record(&self, id: EntityId, lattice: Lattice) -> EntityRecord {
+        let index = id.index();
+        let kind = self.kind[index];
+        EntityRecord {
+            id,
+            kind,
+            position: lattice.quantize(self.position[index].to_array()),
+            rotation: Rotation::nearest_coarse_yaw(self.yaw[index]),
+            animation: self.animation[index],
+            state: self.state[index],
+            velocity: if is_ballistic(kind) {
+                Velocity::from_cm_per_s(self.velocity[index].to_array())
+            } else {
+                Velocity::default()
+            },
+            vitals: self.vitals[index],
+        }
+    }
+
     pub(crate) fn living(&self) -> usize {
         self.living
     }
@@ -125,6 +148,12 @@ impl Columns {
     pub(crate) fn iter(&self) -> impl Iterator<Item = EntityId> + '_ {
         self.id[..self.used].iter().copied().flatten()
     }
+}
+
+/// Whether others are told an entity's velocity. Who walks changes it with every turn of the head, and others see
+/// it well enough from one position to the next; what flies or drives keeps it for long.
+fn is_ballistic(kind: EntityType) -> bool {
+    matches!(kind, EntityType::Projectile | EntityType::Vehicle)
 }
 
 #[cfg(test)]

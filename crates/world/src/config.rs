@@ -151,7 +151,8 @@ impl WorldConfig {
             "layers.types",
             "so that every entity type is in a layer",
         )?;
-        let mut cells = 0.0;
+        // Every player can have a private cell.
+        let mut cells = self.player_capacity as f64;
         for layer in &self.layers {
             require(
                 length(layer.distance_cm, 100.0, longest),

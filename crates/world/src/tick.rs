@@ -5,10 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use glam::DVec3;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
-use shadowland_wire::block::EntityRecord;
 use shadowland_wire::entity::{EntityId, EntityState, EntityType};
 use shadowland_wire::message::client::Input;
-use shadowland_wire::quantize::{Rotation, Velocity};
+use shadowland_wire::quantize::Velocity;
 
 use crate::columns::{Columns, WorldFull};
 use crate::creatures::Creatures;
@@ -103,6 +102,7 @@ impl World {
     /// Lets a player out; nothing happens when it has left already.
     pub fn leave(&mut self, player: PlayerHandle) {
         if self.players.remove(player) {
+            self.interest.forget_seer(self.tick + 1, player);
             self.despawn(player.entity);
         }
     }
@@ -130,6 +130,30 @@ impl World {
         }
     }
 
+    /// Takes an entity out of everybody's sight but that of `seers`, from the next tick on: nobody else is sent anything
+    /// that depends on it. A second call changes who may see it. A player is always told of its own state.
+    pub fn hide(&mut self, id: EntityId, seers: &[PlayerHandle]) {
+        if self.columns.lives(id) {
+            let playing = |seer: &PlayerHandle| self.players.get_mut(*seer).is_some();
+            let seers: Vec<PlayerHandle> = seers.iter().copied().filter(playing).collect();
+            // Frames up to this tick have shown it.
+            self.interest.hide(self.tick + 1, id, &seers);
+        }
+    }
+
+    /// Shows a hidden entity to everybody again, from the next tick on.
+    pub fn reveal(&mut self, id: EntityId) {
+        if self.columns.lives(id) {
+            self.interest.reveal(self.tick + 1, id);
+        }
+    }
+
+    /// Whether an entity is hidden.
+    #[must_use]
+    pub fn is_hidden(&self, id: EntityId) -> bool {
+        self.columns.lives(id) && self.interest.is_hidden(id)
+    }
+
     /// Moves an entity at once, without regard to its speed.
     pub fn teleport(&mut self, id: EntityId, position_cm: [f64; 3]) {
         if self.columns.lives(id) {
@@ -147,6 +171,12 @@ impl World {
         self.columns.iter().map(|id| (id, self.columns.position[id.index()].to_array()))
     }
 
+    /// What an entity is.
+    #[must_use]
+    pub fn kind(&self, id: EntityId) -> Option<EntityType> {
+        self.columns.lives(id).then(|| self.columns.kind[id.index()])
+    }
+
     /// Where an entity is, in centimetres.
     #[must_use]
     pub fn position_cm(&self, id: EntityId) -> Option<[f64; 3]> {
@@ -155,7 +185,7 @@ impl World {
 
     /// Takes a picture of the last tick.
     pub fn publish(&self, frame: &mut Frame) {
-        let owners = self.players.rows().iter().map(|player| match player {
+        let owners = (0..).zip(self.players.rows()).map(|(slot, player)| match player {
             None => OwnerRow::default(),
             Some(player) => {
                 let index = player.entity.index();
@@ -167,6 +197,7 @@ impl World {
                     yaw: self.columns.yaw[index],
                     state: self.columns.state[index],
                     vitals: self.columns.vitals[index],
+                    sees_hidden: self.interest.sees_hidden(slot),
                 }
             }
         });
@@ -180,7 +211,7 @@ impl World {
         self.tick.hash(&mut hasher);
         for id in self.columns.iter() {
             let index = id.index();
-            id.hash(&mut hasher);
+            (id, self.interest.is_hidden(id)).hash(&mut hasher);
             (self.columns.kind[index], self.columns.yaw[index]).hash(&mut hasher);
             for value in self.columns.position[index].to_array() {
                 value.to_bits().hash(&mut hasher);
@@ -232,24 +263,12 @@ impl World {
         let Self { columns, interest, config, tick, .. } = self;
         let lattice = config.lattice();
         for id in columns.iter() {
-            let index = id.index();
-            let kind = columns.kind[index];
-            let record = EntityRecord {
-                id,
-                kind,
-                position: lattice.quantize(columns.position[index].to_array()),
-                rotation: Rotation::nearest_coarse_yaw(columns.yaw[index]),
-                animation: columns.animation[index],
-                state: columns.state[index],
-                velocity: if is_ballistic(kind) {
-                    Velocity::from_cm_per_s(columns.velocity[index].to_array())
-                } else {
-                    Velocity::default()
-                },
-                vitals: columns.vitals[index],
-            };
-            interest.update(*tick, &record);
+            if !interest.is_hidden(id) {
+                interest.update(*tick, &columns.record(id, lattice));
+            }
         }
+        let position_of = |id: EntityId| lattice.quantize(columns.position[id.index()].to_array());
+        interest.update_hidden(*tick, |id| columns.record(id, lattice), position_of);
         interest.maintain(*tick);
     }
 
@@ -275,12 +294,6 @@ fn put_body(columns: &mut Columns, index: usize, body: &Body) {
     columns.yaw[index] = body.yaw;
     columns.state[index] = body.state;
     columns.animation[index] = movement::animation(body);
-}
-
-/// Whether others are told an entity's velocity. Who walks changes it with every turn of the head, and others see
-/// it well enough from one position to the next; what flies or drives keeps it for long.
-fn is_ballistic(kind: EntityType) -> bool {
-    matches!(kind, EntityType::Projectile | EntityType::Vehicle)
 }
 
 #[cfg(test)]

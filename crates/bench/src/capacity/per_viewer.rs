@@ -17,7 +17,7 @@ use shadowland_wire::block::{
 };
 use shadowland_wire::codec::{Full, Writer};
 use shadowland_wire::entity::{EntityDelta, EntityId};
-use shadowland_wire::lattice::{LatticePosition, low_bits_for};
+use shadowland_wire::lattice::low_bits_for;
 use shadowland_wire::limits::{DATAGRAM_BYTES, PAGE_SLOTS, PAGE_TOMBSTONES};
 use shadowland_wire::message::server::{Brevity, OwnerRecord, SnapshotHeader};
 use shadowland_world::interest::{Layer, Row};
@@ -147,7 +147,7 @@ impl<'f> Scratch<'f> {
             // Entities may be a few steps outside of their cell.
             layer.cells_within(here, reach + 4.0, |cell, _| {
                 for row in frame.pages_of(cell).flat_map(|page| page.rows()) {
-                    let squared = squared_distance(here, row.record.position);
+                    let squared = here.squared_distance(row.record.position);
                     if squared <= reach * reach && row.record.id != player.entity {
                         let is_near = squared <= near * near;
                         self.visible.push(Visible { id: row.record.id, row, layer, is_near });
@@ -157,11 +157,6 @@ impl<'f> Scratch<'f> {
         }
         self.visible.sort_unstable_by_key(|visible| visible.id);
     }
-}
-
-fn squared_distance(a: LatticePosition, b: LatticePosition) -> f64 {
-    let axis = |a: i32, b: i32| (f64::from(a) - f64::from(b)).powi(2);
-    axis(a.x, b.x) + axis(a.y, b.y) + axis(a.z, b.z)
 }
 
 impl Viewer {

@@ -37,6 +37,8 @@ fn cells_of_disc(radius: f64) -> f64 {
 pub struct Layers {
     layers: Vec<Layer>,
     of_kind: [usize; EntityType::ALL.len()],
+    /// Behind the cells of all grids.
+    first_private_cell: u32,
 }
 
 impl Layers {
@@ -69,7 +71,7 @@ impl Layers {
             let index = config.layers.iter().position(|layer| layer.types.contains(&kind));
             index.expect("every entity type is in a layer")
         });
-        Self { layers, of_kind }
+        Self { layers, of_kind, first_private_cell: first_cell }
     }
 
     /// Pages that as many entities need at most while none of the pages is left empty.
@@ -95,7 +97,19 @@ impl Layers {
         &self.layers
     }
 
-    /// The layer that a cell belongs to.
+    /// The cell that only the player in this slot can see.
+    #[must_use]
+    pub fn private_cell(&self, player_slot: u32) -> CellId {
+        CellId(self.first_private_cell + player_slot)
+    }
+
+    /// Whether it is a cell of one player, and of no grid.
+    #[must_use]
+    pub fn is_private(&self, cell: CellId) -> bool {
+        cell.0 >= self.first_private_cell
+    }
+
+    /// The layer that a cell belongs to; for a private cell, one whose entities are as fast.
     #[must_use]
     pub fn of_cell(&self, cell: CellId) -> &Layer {
         let after = self.layers.partition_point(|layer| layer.first_cell <= cell.0);

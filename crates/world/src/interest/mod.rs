@@ -7,6 +7,7 @@
 mod cells;
 mod layer;
 mod page;
+mod private;
 
 pub use cells::CellTable;
 pub use layer::{Layer, Layers};
@@ -39,6 +40,7 @@ pub struct Interest {
     pages: Pages,
     free_pages: Vec<u32>,
     places: Vec<Option<Place>>,
+    hidden: private::Hidden,
     /// Where the search for pages to release goes on.
     sweep: u32,
 }
@@ -57,6 +59,7 @@ impl Interest {
             pages: Pages::with_capacity(pages),
             free_pages: Vec::with_capacity(pages),
             places: vec![None; places],
+            hidden: private::Hidden::new(places, config.player_capacity),
             sweep: 0,
         }
     }
@@ -105,6 +108,11 @@ impl Interest {
 
     /// Takes an entity out of everybody's sight.
     pub fn remove(&mut self, now: Tick, id: EntityId) {
+        self.remove_from_grid(now, id);
+        self.reveal(now, id);
+    }
+
+    fn remove_from_grid(&mut self, now: Tick, id: EntityId) {
         if let Some(place) = self.places[id.index()].take() {
             self.pages.leave(place.page, now, place.slot, None);
         }

@@ -43,6 +43,8 @@ pub struct OwnerRow {
     pub state: EntityState,
     /// Health and mana.
     pub vitals: Vitals,
+    /// There is somebody hidden whom the player may see.
+    pub sees_hidden: bool,
 }
 
 impl Frame {

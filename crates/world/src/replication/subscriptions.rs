@@ -104,6 +104,8 @@ pub(super) struct Subscriptions {
     closes: Vec<PendingClose>,
     /// Where the viewer was when the cells were computed.
     anchor: Option<LatticePosition>,
+    /// The viewer's private cell, when it was among them.
+    private: Option<CellId>,
 }
 
 /// Entries that a viewer has at most, as long as few cells have more than one page.
@@ -154,6 +156,7 @@ impl Subscriptions {
             waiting: Vec::new(),
             closes: Vec::with_capacity(CLOSES_PER_SNAPSHOT),
             anchor: None,
+            private: None,
         }
     }
 
@@ -195,6 +198,7 @@ impl Subscriptions {
         &mut self,
         frame: &Frame,
         position: LatticePosition,
+        private: Option<CellId>,
         scratch: &mut Encoder,
         ledger: &mut Ledger,
     ) {
@@ -202,7 +206,7 @@ impl Subscriptions {
         let slack = layers.iter().map(slack_of).fold(f64::INFINITY, f64::min);
         // The largest difference on an axis is at least 1 / sqrt(3) of the distance.
         let moved = |anchor: LatticePosition| f64::from(anchor.max_axis_distance(position)) * 1.8 > slack;
-        let moved = self.anchor.is_none_or(moved);
+        let moved = self.anchor.is_none_or(moved) || private != self.private;
         if !moved && !self.incomplete {
             return;
         }
@@ -224,6 +228,9 @@ impl Subscriptions {
                     wanted.push(Wanted { cell, squared_distance });
                 });
             }
+            // Behind those of all grids.
+            wanted.extend(private.map(|cell| Wanted { cell, squared_distance: 0.0 }));
+            self.private = private;
             let complete = self.merge(frame, position, wanted, held, kept);
             // What could not be closed now is tried again in the next tick.
             self.anchor = complete.then_some(position);
@@ -268,7 +275,7 @@ impl Subscriptions {
             let limit = f64::from(layer.distance())
                 + slack_of(layer)
                 + f64::from(layer.cell_edge()) * HYSTERESIS_PER_EDGE;
-            let stays = want.is_some() || squared <= limit * limit;
+            let stays = want.is_some() || (squared <= limit * limit && !frame.layers().is_private(cell));
             if !stays && self.close(cell, pages[0].detail.cell_was_sent, frame.tick()) {
                 continue;
             }

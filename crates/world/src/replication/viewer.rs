@@ -139,7 +139,8 @@ impl Viewer {
         encoder.begin(frame);
         self.hear_answers();
         let position = frame.lattice().quantize(owner.position_cm);
-        self.subscriptions.follow(frame, position, encoder, &mut self.ledger);
+        let private = owner.sees_hidden.then(|| frame.layers().private_cell(self.player.slot));
+        self.subscriptions.follow(frame, position, private, encoder, &mut self.ledger);
         self.collect_due(frame, since, rtt_ticks.saturating_add(ANSWER_SLACK_TICKS), encoder);
         self.put_first_things_first(budget_bytes, encoder);
         let record = owner.record(frame.lattice());
