@@ -216,12 +216,8 @@ pub fn run(
 /// When so many cannot be.
 pub fn adapt(mut config: Config, players: usize) -> Result<Config, DemoError> {
     let world = &mut config.world;
-    let distance = world
-        .layers
-        .iter()
-        .find(|layer| layer.types.contains(&EntityType::Player))
-        .map(|layer| layer.distance_cm);
-    world.set_density(players, OTHERS_IN_SIGHT, distance.expect("every entity type is in a layer"));
+    let distance = world.distance_cm(EntityType::Player);
+    world.set_density(players, OTHERS_IN_SIGHT, distance);
     world.npcs = players / PLAYERS_PER_CREATURE;
     world.player_capacity = players;
     world.entity_capacity = world.entity_capacity.max(players + world.npcs);

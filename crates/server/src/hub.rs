@@ -22,6 +22,7 @@ use shadowland_proto::{
     Channel, CloseReason, DenyReason, DisconnectReason, Endpoint, Routed, Session, Slot, State, Time,
 };
 use shadowland_wire::Writer;
+use shadowland_wire::entity::EntityType;
 use shadowland_wire::handshake::HANDSHAKE_REPLY_BYTES;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_wire::message::ServerType;
@@ -366,13 +367,12 @@ enum Served {
 impl Rules {
     fn new(config: &Config) -> Self {
         let world: &WorldConfig = &config.world;
-        let farthest = world.layers.iter().map(|layer| layer.distance_cm).fold(0.0, f64::max);
         Self {
             max_players: config.session.max_players,
             ticks_per_snapshot: TICK_HZ / config.session.send_hz,
             budget_bytes: config.session.budget_bytes,
             lattice_step_um: (world.lattice_step_cm * 10_000.0).round() as u32,
-            interest_distance_cm: farthest.round() as u32,
+            interest_distance_cm: world.distance_cm(EntityType::Player).round() as u32,
             integrity: config
                 .security
                 .integrity

@@ -80,11 +80,11 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "[netwrk]\nworkers = 2",
-            "shadowland.toml:2: `netwrk.workers` is not a setting; allowed: [server], [network], [session], [transport], [security], [world]",
+            "shadowland.toml:2: `netwrk.workers` is not a setting; allowed: [server], [network], [session], [transport], [security], [world], [interest]",
         ),
         (
             "workers = 2",
-            "shadowland.toml:1: `workers` is not a setting; allowed: [server], [network], [session], [transport], [security], [world]",
+            "shadowland.toml:1: `workers` is not a setting; allowed: [server], [network], [session], [transport], [security], [world], [interest]",
         ),
         (
             "network = 2",
@@ -97,8 +97,8 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
              which is 40000",
         ),
         (
-            "[world]\nmap_size_m = 100000\ninterest_distance_m = 20",
-            "shadowland.toml:3: `world.interest_distance_m` is 20.0; allowed: long enough that the map has below \
+            "[world]\nmap_size_m = 100000\n[interest]\nitem_m = 20",
+            "shadowland.toml:4: `interest.item_m` is 20.0; allowed: long enough that the map has below \
              2^26 cells (world.map_size_m is 100000)",
         ),
         (

@@ -13,9 +13,9 @@ use shadowland_client::replica::Replica;
 use shadowland_wire::codec::Writer;
 use shadowland_wire::entity::{EntityId, EntityType};
 use shadowland_wire::message::client::{Buttons, Input};
-use shadowland_world::config::{LayerConfig, MapConfig};
+use shadowland_world::config::MapConfig;
 use shadowland_world::replication::Frame;
-use shadowland_world::{Encoder, PlayerHandle, Viewer, World, WorldConfig};
+use shadowland_world::{Encoder, PlayerHandle, Viewer, World, WorldConfig, sight};
 
 use crate::link::{Conditions, Link};
 use crate::truth;
@@ -107,13 +107,12 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
 
 fn random_config(random: &mut Pcg32, seed: u64) -> WorldConfig {
     let far = random.random_range(2_000.0..60_000.0);
-    let near_types = vec![EntityType::Item, EntityType::Effect];
-    let far_types = EntityType::ALL.into_iter().filter(|kind| !near_types.contains(kind)).collect::<Vec<_>>();
-    let cells = |random: &mut Pcg32| random.random_range(0.7..4.0);
-    let layers = vec![
-        LayerConfig { distance_cm: far / 3.0, cells_per_distance: cells(random), types: near_types },
-        LayerConfig { distance_cm: far, cells_per_distance: cells(random), types: far_types },
-    ];
+    // One to four layers; players are seen from afar, or not.
+    let distances = EntityType::ALL.map(|_| far / random.random_range(1..=6) as f64);
+    let mut layers = sight::layers(|kind| distances[kind as usize], 1.0);
+    for layer in &mut layers {
+        layer.cells_per_distance = random.random_range(0.7..4.0);
+    }
     WorldConfig {
         seed,
         lattice_step_cm: [0.5, 1.0, 2.0][random.random_range(0..3)],

@@ -92,7 +92,7 @@ pub fn check_coverage(frame: &Frame, player: PlayerHandle, viewer: &Viewer) -> R
         return Err(Violation(format!("player {player:?} is not in the frame")));
     };
     let subscribed: Vec<CellId> = viewer.subscribed_cells().collect();
-    for layer in frame.layers().all() {
+    for layer in frame.used_layers() {
         let mut missing = None;
         layer.cells_within(position, f64::from(layer.distance()), |cell, _| {
             if !subscribed.contains(&cell) {

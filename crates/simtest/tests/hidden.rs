@@ -5,7 +5,7 @@ use shadowland_client::replica::Replica;
 use shadowland_wire::codec::Writer;
 use shadowland_wire::message::client::{Buttons, Input};
 use shadowland_world::replication::Frame;
-use shadowland_world::{Encoder, PlayerHandle, Viewer, World, WorldConfig};
+use shadowland_world::{Encoder, PlayerHandle, Viewer, World, WorldConfig, sight};
 
 const PLAYERS: usize = 6;
 const SNEAK: usize = 0;
@@ -26,7 +26,7 @@ struct Run {
 fn run(hides: bool, sneak: impl Fn(u32) -> Input) -> Run {
     let mut config = WorldConfig { npcs: 20, player_capacity: PLAYERS, ..WorldConfig::default() };
     config.map.size_cm = 30_000.0;
-    config.layers[0].distance_cm = 20_000.0;
+    config.layers = sight::layers(|_| 20_000.0, 2.0);
     let mut world = World::new(config.clone());
     let handles: Vec<_> = (0..PLAYERS).map(|_| world.join().unwrap()).collect();
     let mut viewers: Vec<_> = handles.iter().map(|handle| Viewer::new(*handle)).collect();

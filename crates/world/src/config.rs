@@ -5,6 +5,9 @@ use shadowland_wire::lattice::Lattice;
 use shadowland_wire::limits::CELLS_PER_MAP;
 use thiserror::Error;
 
+use crate::interest::storey_cm;
+use crate::sight;
+
 /// Most layers of interest.
 pub const MAX_LAYERS: usize = 4;
 /// Most entities that a world can hold; the indices of as many again as a quarter of them may rest.
@@ -83,11 +86,7 @@ impl Default for WorldConfig {
             map: MapConfig { size_cm: 800_000.0, height_cm: 200_000.0 },
             entity_capacity: 32_768,
             player_capacity: 10_000,
-            layers: vec![LayerConfig {
-                distance_cm: 100_000.0,
-                cells_per_distance: 2.0,
-                types: EntityType::ALL.to_vec(),
-            }],
+            layers: sight::layers(sight::default_distance_cm, 2.0),
             near_share: 0.5,
             distant_period: 3,
             movement: MovementConfig {
@@ -165,7 +164,8 @@ impl WorldConfig {
                 "between 0.25 and 16",
             )?;
             let edge = layer.distance_cm / layer.cells_per_distance;
-            cells += (self.map.size_cm / edge + 2.0).powi(2) * (self.map.height_cm / layer.distance_cm + 2.0);
+            cells += (self.map.size_cm / edge + 2.0).powi(2)
+                * (self.map.height_cm / storey_cm(&self.map, layer) + 2.0);
         }
         require(
             cells < f64::from(CELLS_PER_MAP),
@@ -192,6 +192,16 @@ impl WorldConfig {
     #[must_use]
     pub fn lattice(&self) -> Lattice {
         Lattice::new(self.lattice_step_cm)
+    }
+
+    /// How far entities of a type are seen, in centimetres.
+    ///
+    /// # Panics
+    /// When the type is in no layer; [`WorldConfig::check`] finds that.
+    #[must_use]
+    pub fn distance_cm(&self, kind: EntityType) -> f64 {
+        let layer = self.layers.iter().find(|layer| layer.types.contains(&kind));
+        layer.expect("every entity type is in a layer").distance_cm
     }
 
     /// Seconds that a tick lasts.

@@ -12,6 +12,7 @@
 //! | `movement` | what an input does to a body |
 //! | `creatures` | what moves by itself |
 //! | [`interest`] | layers of cells, their pages and stable slots |
+//! | [`sight`] | how far each entity type is seen, and the layers that follow |
 //! | [`replication`] | frames, viewers and the blocks that they share |
 
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod interest;
 mod movement;
 mod players;
 pub mod replication;
+pub mod sight;
 pub mod tick;
 
 pub use columns::WorldFull;

@@ -25,6 +25,7 @@ use shadowland_bots::town;
 use shadowland_proto::{Identity, Time};
 use shadowland_server::config::Config;
 use shadowland_server::embed::{Assembly, WorldSide, assemble};
+use shadowland_wire::entity::EntityType;
 use shadowland_world::Frame;
 
 use crate::clock::{measure, ms, percentile};
@@ -452,7 +453,7 @@ fn config(arguments: &Arguments) -> anyhow::Result<Config> {
     }
     match arguments.workload {
         Workload::Wander | Workload::Town => {
-            let distance = world.layers[0].distance_cm;
+            let distance = world.distance_cm(EntityType::Player);
             world.set_density(players, OTHERS_IN_SIGHT, distance);
         }
         Workload::Siege => world.map.size_cm = (SIEGE_CM2 * players as f64).sqrt(),

@@ -431,7 +431,7 @@ fn changes_since(row: &Row, baseline: Tick) -> EntityDelta {
 mod tests {
     use shadowland_client::replica::Replica;
     use shadowland_wire::message::client::Input;
-    use shadowland_world::{World, WorldConfig};
+    use shadowland_world::{World, WorldConfig, sight};
 
     use super::*;
 
@@ -440,9 +440,8 @@ mod tests {
     #[test]
     fn viewers_see_exactly_who_is_in_sight() {
         let mut config = WorldConfig { npcs: 60, player_capacity: 40, ..WorldConfig::default() };
-        config.set_density(100, 30.0, config.layers[0].distance_cm);
-        config.layers[0].distance_cm /= 20.0;
-        config.map.size_cm /= 20.0;
+        config.layers = sight::layers(|_| 5_000.0, 2.0);
+        config.set_density(100, 30.0, 5_000.0);
         let mut world = World::new(config.clone());
         let players: Vec<PlayerHandle> = (0..40).map(|_| world.join().unwrap()).collect();
         let mut server = PerViewer::new(40, 600);

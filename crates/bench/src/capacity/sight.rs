@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use shadowland_client::replica::{Replica, Watcher};
 use shadowland_wire::block::EntityRecord;
-use shadowland_wire::entity::EntityId;
+use shadowland_wire::entity::{EntityId, EntityType};
 use shadowland_wire::lattice::Lattice;
 use shadowland_world::{Frame, World};
 
@@ -24,7 +24,7 @@ impl Truth {
     pub(super) fn new(world: &World, frame: &Frame) -> Self {
         let ids = frame.all_pages().flat_map(|page| page.rows().map(|row| row.record.id).collect::<Vec<_>>());
         let positions = ids.filter_map(|id| Some((id, world.position_cm(id)?))).collect();
-        let distance_cm = world.config().layers[0].distance_cm;
+        let distance_cm = world.config().distance_cm(EntityType::Player);
         Self { lattice: frame.lattice(), distance_cm, positions }
     }
 }

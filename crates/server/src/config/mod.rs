@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use shadowland_proto::{Congestion, RekeyLimits, TransportConfig};
-use shadowland_world::WorldConfig;
+use shadowland_wire::entity::EntityType;
+use shadowland_world::{WorldConfig, sight};
 use thiserror::Error;
 
 use crate::cpus::CpuList;
@@ -315,13 +316,18 @@ impl Effective {
             entity_capacity: self.whole("world.entity_capacity"),
             player_capacity: self.whole("session.max_players"),
             npcs: self.whole("world.npcs"),
+            layers: sight::layers(|kind| self.distance_cm(kind), self.number("interest.cells_per_distance")),
+            near_share: self.number("interest.near_share"),
+            distant_period: self.whole("interest.distant_ticks") as u32,
             ..WorldConfig::default()
         };
         world.map.size_cm = self.number("world.map_size_m") * 100.0;
-        for layer in &mut world.layers {
-            layer.distance_cm = self.number("world.interest_distance_m") * 100.0;
-        }
         world
+    }
+
+    /// How far entities of a type are seen, in centimetres.
+    fn distance_cm(&self, kind: EntityType) -> f64 {
+        self.number(distance_key(kind)) * 100.0
     }
 
     /// A configuration file that says the same, with what each setting means and where its value comes from.
@@ -369,7 +375,15 @@ impl Effective {
         self.world().check().map_err(|problem| {
             let allowed =
                 format!("{} (world.map_size_m is {})", problem.allowed, self.number("world.map_size_m"));
-            self.not_together("world.interest_distance_m", &["world.map_size_m"], allowed)
+            // The shortest distance makes the most cells.
+            let shortest =
+                |a: &EntityType, b: &EntityType| self.distance_cm(*a).total_cmp(&self.distance_cm(*b));
+            let kind = EntityType::ALL.into_iter().min_by(shortest).unwrap_or(EntityType::Player);
+            self.not_together(
+                distance_key(kind),
+                &["world.map_size_m", "interest.cells_per_distance"],
+                allowed,
+            )
         })
     }
 
@@ -423,6 +437,20 @@ impl Effective {
 impl Default for Config {
     fn default() -> Self {
         Effective::from_layers(&[]).expect("the defaults fit together").config()
+    }
+}
+
+/// The setting of how far entities of a type are seen.
+fn distance_key(kind: EntityType) -> &'static str {
+    match kind {
+        EntityType::Player => "interest.player_m",
+        EntityType::Npc => "interest.npc_m",
+        EntityType::Monster => "interest.monster_m",
+        EntityType::Projectile => "interest.projectile_m",
+        EntityType::Environment => "interest.environment_m",
+        EntityType::Item => "interest.item_m",
+        EntityType::Effect => "interest.effect_m",
+        EntityType::Vehicle => "interest.vehicle_m",
     }
 }
 

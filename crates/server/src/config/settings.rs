@@ -63,6 +63,9 @@ pub enum Value {
     Text(String),
 }
 
+/// How far something can be seen.
+const DISTANCE_M: Kind = Kind::Number { min: 5.0, max: 5_000.0 };
+
 /// All settings, in the order in which `shadowland config` prints them; a section's settings stand together.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -326,12 +329,6 @@ pub const SETTINGS: &[Setting] = &[
         default: || Value::Number(8_000.0),
     },
     Setting {
-        key: "world.interest_distance_m",
-        meaning: "How far players see, in metres.",
-        kind: Kind::Number { min: 5.0, max: 5_000.0 },
-        default: || Value::Number(1_000.0),
-    },
-    Setting {
         key: "world.lattice_step_cm",
         meaning: "Step of the lattice onto which positions are rounded for sending, in centimetres.",
         kind: Kind::Number { min: 0.1, max: 100.0 },
@@ -348,6 +345,72 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "Creatures that wander about from the start.",
         kind: Kind::Whole { min: 0, max: 60_000 },
         default: || Value::Whole(200),
+    },
+    Setting {
+        key: "interest.player_m",
+        meaning: "How far players are seen, in metres.",
+        kind: DISTANCE_M,
+        default: || Value::Number(1_000.0),
+    },
+    Setting {
+        key: "interest.npc_m",
+        meaning: "How far peaceful creatures are seen, in metres.",
+        kind: DISTANCE_M,
+        default: || Value::Number(500.0),
+    },
+    Setting {
+        key: "interest.monster_m",
+        meaning: "How far hostile creatures are seen, in metres.",
+        kind: DISTANCE_M,
+        default: || Value::Number(500.0),
+    },
+    Setting {
+        key: "interest.projectile_m",
+        meaning: "How far projectiles are seen, in metres.",
+        kind: DISTANCE_M,
+        default: || Value::Number(2_000.0),
+    },
+    Setting {
+        key: "interest.environment_m",
+        meaning: "How far doors, chests and other scenery with state are seen, in metres.",
+        kind: DISTANCE_M,
+        default: || Value::Number(250.0),
+    },
+    Setting {
+        key: "interest.item_m",
+        meaning: "How far things to pick up are seen, in metres.",
+        kind: DISTANCE_M,
+        default: || Value::Number(100.0),
+    },
+    Setting {
+        key: "interest.effect_m",
+        meaning: "How far short-lived effects are seen, in metres.",
+        kind: DISTANCE_M,
+        default: || Value::Number(500.0),
+    },
+    Setting {
+        key: "interest.vehicle_m",
+        meaning: "How far vehicles are seen, in metres.",
+        kind: DISTANCE_M,
+        default: || Value::Number(1_500.0),
+    },
+    Setting {
+        key: "interest.cells_per_distance",
+        meaning: "Cells of the grids to such a distance: smaller cells save bytes and cost time.",
+        kind: Kind::Number { min: 0.25, max: 16.0 },
+        default: || Value::Number(2.0),
+    },
+    Setting {
+        key: "interest.near_share",
+        meaning: "Which part of a distance is near: what is near is looked at in every tick.",
+        kind: Kind::Number { min: 0.0, max: 1.0 },
+        default: || Value::Number(0.5),
+    },
+    Setting {
+        key: "interest.distant_ticks",
+        meaning: "Ticks from one look at what is beyond it to the next.",
+        kind: Kind::Whole { min: 1, max: 60 },
+        default: || Value::Whole(3),
     },
 ];
 

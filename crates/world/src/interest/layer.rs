@@ -5,12 +5,14 @@ use shadowland_wire::entity::EntityType;
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::PAGE_SLOTS;
 
-use crate::config::MAX_LAYERS;
+use crate::config::{LayerConfig, MAX_LAYERS, MapConfig};
 use crate::{Tick, WorldConfig};
 
 /// Steps by which an entity may be outside of its cell before it goes to the next: who walks along a border
 /// does not change cells all the time.
 const HYSTERESIS_STEPS: i64 = 2;
+/// Cells above each other, about.
+const MOST_STOREYS: f64 = 4.0;
 
 /// The grid of one layer.
 #[derive(Debug, Clone)]
@@ -24,6 +26,12 @@ pub struct Layer {
     dimensions: [u32; 3],
     distance: u32,
     max_step: u32,
+}
+
+/// Height of a layer's cells, in centimetres. People spread over the ground, not over the sky: cells are as high as one
+/// sees, and the map has a handful of storeys at most.
+pub(crate) fn storey_cm(map: &MapConfig, layer: &LayerConfig) -> f64 {
+    layer.distance_cm.max(map.height_cm / MOST_STOREYS)
 }
 
 /// Cells of a side of 1 that a disc of this radius can meet at most: all of them lie within a disc that is wider by
@@ -60,8 +68,7 @@ impl Layers {
         for layer in &config.layers {
             let distance = lattice.steps(layer.distance_cm);
             let edge = (f64::from(distance) / layer.cells_per_distance).ceil().max(1.0) as i32;
-            // People spread over the ground, not over the sky: cells are as high as one sees.
-            let side = [edge, edge, distance.max(1) as i32];
+            let side = [edge, edge, lattice.steps(storey_cm(&config.map, layer)).max(1) as i32];
             let low = [-(map[0] as i32 / 2) - 1, -(map[1] as i32 / 2) - 1, -1];
             let dimensions = [0, 1, 2].map(|axis| (map[axis] + 2).div_ceil(side[axis] as u32).max(1));
             layers.push(Layer { first_cell, origin: low, side, dimensions, distance, max_step });
@@ -78,11 +85,6 @@ impl Layers {
     pub(super) fn pages_for(&self, entities: usize) -> usize {
         let cells: usize = self.layers.iter().map(|layer| layer.cells().min(entities)).sum();
         cells + entities / PAGE_SLOTS
-    }
-
-    /// Cells of all layers together that can be within `margin` times an edge of somebody's interest distance.
-    pub(crate) fn most_cells_in_sight(&self, margin: f64) -> usize {
-        self.layers.iter().map(|layer| layer.most_cells_in_sight(margin)).sum()
     }
 
     /// The layer of an entity type.
@@ -107,6 +109,12 @@ impl Layers {
     #[must_use]
     pub fn is_private(&self, cell: CellId) -> bool {
         cell.0 >= self.first_private_cell
+    }
+
+    /// The number of the layer whose grid a cell is in; `None` for a private one.
+    pub(super) fn number_of(&self, cell: CellId) -> Option<usize> {
+        let behind = self.layers.partition_point(|layer| layer.first_cell <= cell.0);
+        (!self.is_private(cell)).then(|| behind - 1)
     }
 
     /// The layer that a cell belongs to; for a private cell, one whose entities are as fast.
@@ -155,7 +163,8 @@ impl Layer {
         self.dimensions.iter().map(|count| *count as usize).product()
     }
 
-    fn most_cells_in_sight(&self, margin: f64) -> usize {
+    /// Cells that can be within `margin` times an edge of somebody's interest distance.
+    pub(crate) fn most_cells_in_sight(&self, margin: f64) -> usize {
         let [edge, _, height] = self.side.map(f64::from);
         let reach = f64::from(self.distance) + margin * f64::from(self.cell_edge());
         let across = cells_of_disc(reach / edge) as usize;
@@ -246,6 +255,7 @@ impl Layer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sight;
 
     fn layers() -> Layers {
         Layers::new(&WorldConfig::default())
@@ -283,10 +293,10 @@ mod tests {
     fn nobody_sees_more_cells_than_the_most() {
         let mut config = WorldConfig::default();
         for cells_per_distance in [0.3, 1.0, 2.5, 7.0] {
-            config.layers[0].cells_per_distance = cells_per_distance;
+            config.layers = sight::layers(sight::default_distance_cm, cells_per_distance);
             let layers = Layers::new(&config);
             let layer = layers.of(EntityType::Player);
-            let most = layers.most_cells_in_sight(0.1);
+            let most = layer.most_cells_in_sight(0.1);
             let reach = f64::from(layer.distance) + 0.1 * f64::from(layer.cell_edge());
             for x in (-400_000..400_000).step_by(39_119) {
                 for z in [0, 100_000, 150_000] {

@@ -10,6 +10,7 @@ mod page;
 mod private;
 
 pub use cells::CellTable;
+pub(crate) use layer::storey_cm;
 pub use layer::{Layer, Layers};
 pub use page::{Page, PageHeader, Pages, Row, Stone};
 
@@ -18,6 +19,7 @@ use shadowland_wire::entity::EntityId;
 use shadowland_wire::limits::PAGES_PER_CELL;
 
 use crate::columns::indices_for;
+use crate::config::MAX_LAYERS;
 use crate::{Tick, WorldConfig};
 
 /// How long a tombstone is kept at least, in ticks: 17 s, longer than a client is usually waited for.
@@ -39,6 +41,8 @@ pub struct Interest {
     cells: CellTable,
     pages: Pages,
     free_pages: Vec<u32>,
+    /// Pages of each layer.
+    pages_of_layer: [u32; MAX_LAYERS],
     places: Vec<Option<Place>>,
     hidden: private::Hidden,
     /// Where the search for pages to release goes on.
@@ -58,6 +62,7 @@ impl Interest {
             cells: CellTable::default(),
             pages: Pages::with_capacity(pages),
             free_pages: Vec::with_capacity(pages),
+            pages_of_layer: [0; MAX_LAYERS],
             places: vec![None; places],
             hidden: private::Hidden::new(places, config.player_capacity),
             sweep: 0,
@@ -68,6 +73,13 @@ impl Interest {
     #[must_use]
     pub fn layers(&self) -> &Layers {
         &self.layers
+    }
+
+    /// Bit per layer that has pages: what nobody is in need not be looked at.
+    #[must_use]
+    pub fn used_layers(&self) -> u8 {
+        let used = (0..).zip(&self.pages_of_layer).map(|(number, pages)| u8::from(*pages > 0) << number);
+        used.fold(0, |all, layer| all | layer)
     }
 
     /// First page of every cell that has pages.
@@ -152,6 +164,9 @@ impl Interest {
         }
         let id = PageId { cell, number: number as u16 };
         let new = self.pages.open(self.free_pages.pop(), now, id);
+        if let Some(layer) = self.layers.number_of(cell) {
+            self.pages_of_layer[layer] += 1;
+        }
         if last == NO_PAGE {
             self.cells.insert(cell, new);
         } else {
@@ -173,6 +188,9 @@ impl Interest {
             return;
         }
         self.pages.close(last);
+        if let Some(layer) = self.layers.number_of(cell) {
+            self.pages_of_layer[layer] -= 1;
+        }
         self.free_pages.push(last);
         if before == NO_PAGE {
             self.cells.remove(cell);

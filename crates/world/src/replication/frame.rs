@@ -9,7 +9,7 @@ use shadowland_wire::message::server::OwnerRecord;
 use shadowland_wire::quantize::{Velocity, Vitals};
 
 use crate::config::WorldConfig;
-use crate::interest::{CellTable, Interest, Layers, NO_PAGE, Page, Pages};
+use crate::interest::{CellTable, Interest, Layer, Layers, NO_PAGE, Page, Pages};
 use crate::{PlayerHandle, Tick};
 
 /// A copy of everything that workers need of a tick. Recycled: after the first few ticks, filling one
@@ -21,6 +21,7 @@ pub struct Frame {
     near_share: f64,
     distant_period: Tick,
     layers: Arc<Layers>,
+    used_layers: u8,
     cells: CellTable,
     pages: Pages,
     owners: Vec<OwnerRow>,
@@ -57,6 +58,7 @@ impl Frame {
             near_share: config.near_share,
             distant_period: config.distant_period,
             layers: Arc::new(Layers::new(config)),
+            used_layers: 0,
             cells: CellTable::default(),
             pages: Pages::default(),
             owners: vec![OwnerRow::default(); config.player_capacity],
@@ -79,6 +81,17 @@ impl Frame {
     #[must_use]
     pub fn layers(&self) -> &Layers {
         &self.layers
+    }
+
+    /// The layers in which there is somebody, or was until lately: only their cells are subscribed to.
+    pub fn used_layers(&self) -> impl Iterator<Item = &Layer> + '_ {
+        let is_used = |number: &usize| self.used_layers & 1 << number != 0;
+        (0..).zip(self.layers.all()).filter(move |(number, _)| is_used(number)).map(|(_, layer)| layer)
+    }
+
+    /// Bit per used layer.
+    pub(super) fn used_layer_bits(&self) -> u8 {
+        self.used_layers
     }
 
     /// The pages of a cell, by number.
@@ -153,6 +166,7 @@ impl Frame {
     /// Takes a picture of `interest`. `owners` gives the row of every player slot, in order.
     pub(crate) fn fill(&mut self, tick: Tick, interest: &Interest, owners: impl Iterator<Item = OwnerRow>) {
         self.tick = tick;
+        self.used_layers = interest.used_layers();
         self.cells.copy_from(interest.cells());
         self.pages.copy_from(interest.pages());
         for (row, owner) in self.owners.iter_mut().zip(owners) {

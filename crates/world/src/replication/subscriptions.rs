@@ -104,13 +104,15 @@ pub(super) struct Subscriptions {
     closes: Vec<PendingClose>,
     /// Where the viewer was when the cells were computed.
     anchor: Option<LatticePosition>,
-    /// The viewer's private cell, when it was among them.
+    /// Which layers had anybody in them then, and the viewer's private cell, if it was among the cells.
+    used_layers: u8,
     private: Option<CellId>,
 }
 
 /// Entries that a viewer has at most, as long as few cells have more than one page.
 pub(super) fn most_entries(frame: &Frame) -> usize {
-    let cells = frame.layers().most_cells_in_sight(SLACK_PER_EDGE + HYSTERESIS_PER_EDGE);
+    let margin = SLACK_PER_EDGE + HYSTERESIS_PER_EDGE;
+    let cells: usize = frame.used_layers().map(|layer| layer.most_cells_in_sight(margin)).sum();
     (cells + cells / 4).min(MAX_ENTRIES)
 }
 
@@ -156,6 +158,7 @@ impl Subscriptions {
             waiting: Vec::new(),
             closes: Vec::with_capacity(CLOSES_PER_SNAPSHOT),
             anchor: None,
+            used_layers: 0,
             private: None,
         }
     }
@@ -206,7 +209,9 @@ impl Subscriptions {
         let slack = layers.iter().map(slack_of).fold(f64::INFINITY, f64::min);
         // The largest difference on an axis is at least 1 / sqrt(3) of the distance.
         let moved = |anchor: LatticePosition| f64::from(anchor.max_axis_distance(position)) * 1.8 > slack;
-        let moved = self.anchor.is_none_or(moved) || private != self.private;
+        let used_layers = frame.used_layer_bits();
+        let moved =
+            self.anchor.is_none_or(moved) || used_layers != self.used_layers || private != self.private;
         if !moved && !self.incomplete {
             return;
         }
@@ -222,7 +227,7 @@ impl Subscriptions {
         held.sort_unstable_by_key(|moving| moving.entry.page);
         if moved {
             wanted.clear();
-            for layer in layers {
+            for layer in frame.used_layers() {
                 let reach = f64::from(layer.distance()) + slack_of(layer);
                 layer.cells_within(position, reach, |cell, squared_distance| {
                     wanted.push(Wanted { cell, squared_distance });
@@ -230,7 +235,7 @@ impl Subscriptions {
             }
             // Behind those of all grids.
             wanted.extend(private.map(|cell| Wanted { cell, squared_distance: 0.0 }));
-            self.private = private;
+            (self.used_layers, self.private) = (used_layers, private);
             let complete = self.merge(frame, position, wanted, held, kept);
             // What could not be closed now is tried again in the next tick.
             self.anchor = complete.then_some(position);
