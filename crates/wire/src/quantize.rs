@@ -65,10 +65,16 @@ impl Rotation {
         is_coarse.then_some((self.yaw >> Self::COARSE_SHIFT) as u8)
     }
 
+    /// Yaw, pitch and roll in degrees, 0 up to but not including 360.
+    #[must_use]
+    pub fn to_degrees(self) -> [f64; 3] {
+        [self.yaw, self.pitch, self.roll].map(|angle| f64::from(angle) * 360.0 / f64::from(1 << ANGLE_BITS))
+    }
+
     /// Yaw in degrees, 0 up to but not including 360.
     #[must_use]
     pub fn yaw_degrees(self) -> f64 {
-        f64::from(self.yaw) * 360.0 / f64::from(1 << ANGLE_BITS)
+        self.to_degrees()[0]
     }
 }
 
@@ -106,8 +112,8 @@ impl Velocity {
     }
 }
 
-/// Health and mana as shares of their maximum, a byte each: an error of at most 1/510 of the maximum, and
-/// 0 only for exactly nothing, so that the living never look dead.
+/// Health and mana as shares of their maximum, a byte each: an error of at most 1/510 of the maximum (1/255 where less
+/// than that is left), and 0 only for exactly nothing, so that the living never look dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Vitals {
     /// Health, 0 = none, 255 = full.
@@ -145,10 +151,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn angles_keep_their_bound(degrees in -10_000.0..10_000.0f64) {
-            let back = Rotation::from_degrees(degrees, 0.0, 0.0).yaw_degrees();
-            let off = (back - degrees).rem_euclid(360.0);
-            prop_assert!(off.min(360.0 - off) <= ANGLE_ERROR_DEGREES + 1e-9);
+        fn angles_keep_their_bound(angles in proptest::array::uniform3(-10_000.0..10_000.0f64)) {
+            let rotation = Rotation::from_degrees(angles[0], angles[1], angles[2]);
+            for (back, degrees) in rotation.to_degrees().into_iter().zip(angles) {
+                let off = (back - degrees).rem_euclid(360.0);
+                prop_assert!(off.min(360.0 - off) <= ANGLE_ERROR_DEGREES + 1e-9);
+            }
         }
 
         #[test]
@@ -163,6 +171,16 @@ mod tests {
         fn velocities_keep_their_bound(x in -32_767.0..32_767.0f64) {
             let back = Velocity::from_cm_per_s([x, 0.0, -x]).to_cm_per_s();
             prop_assert!((back[0] - x).abs() <= 0.5 && (back[2] + x).abs() <= 0.5);
+        }
+
+        #[test]
+        fn vitals_keep_their_bound(health in 0.0..=1.0f64, mana in 0.0..=1.0f64) {
+            let vitals = Vitals::from_shares(health, mana);
+            for (byte, share) in [(vitals.health, health), (vitals.mana, mana)] {
+                // What is almost nothing is shown as the least there is.
+                let bound = if byte == 1 { 1.0 / 255.0 } else { 1.0 / 510.0 };
+                prop_assert!((f64::from(byte) / 255.0 - share).abs() <= bound + 1e-12);
+            }
         }
 
         #[test]

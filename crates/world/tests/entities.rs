@@ -1,0 +1,58 @@
+//! The pool of entities: a fixed capacity, a clear refusal, and nothing allocated for anybody who comes or goes.
+
+use shadowland_wire::entity::{EntityId, EntityType};
+use shadowland_world::replication::Frame;
+use shadowland_world::{World, WorldConfig, WorldFull};
+
+const CAPACITY: usize = 200;
+
+fn config() -> WorldConfig {
+    let mut config =
+        WorldConfig { npcs: 0, player_capacity: 1, entity_capacity: CAPACITY, ..WorldConfig::default() };
+    config.map.size_cm = 50_000.0;
+    config
+}
+
+#[test]
+fn a_full_world_says_so_until_somebody_leaves() {
+    let mut world = World::new(config());
+    let kinds = EntityType::ALL.into_iter().cycle();
+    let all: Vec<_> = kinds.take(CAPACITY).map(|kind| world.spawn(kind, [0.0; 3]).unwrap()).collect();
+    let refused = world.spawn(EntityType::Item, [0.0; 3]).unwrap_err();
+    assert!(refused.to_string().contains("raise `entity_capacity`"), "{refused}");
+    assert_eq!((world.join(), world.entity_count()), (Err(WorldFull), CAPACITY));
+    world.despawn(all[7]);
+    assert!(world.join().is_ok());
+    assert_eq!(world.spawn(EntityType::Item, [0.0; 3]), Err(WorldFull));
+}
+
+/// Some of each type come, everybody is moved, and every few ticks some go.
+fn turn(world: &mut World, frame: &mut Frame, living: &mut Vec<EntityId>, tick: u32) {
+    for (nth, kind) in (0..).zip(EntityType::ALL) {
+        let point = [f64::from(tick % 97) * 250.0, f64::from(nth) * 900.0 - 4_000.0, 0.0];
+        living.extend(world.spawn(kind, point));
+    }
+    if living.len() > CAPACITY / 2 {
+        living.drain(..40).for_each(|id| world.despawn(id));
+    }
+    for id in living {
+        let [x, y, z] = world.position_cm(*id).expect("it lives");
+        world.teleport(*id, [-x, y, z]);
+    }
+    world.tick();
+    world.publish(frame);
+}
+
+#[test]
+fn coming_moving_and_going_allocate_nothing() {
+    let mut world = World::new(config());
+    let mut frame = Frame::new(world.config());
+    let mut living = Vec::with_capacity(CAPACITY);
+    // Longer than an index rests, and pages stay.
+    (0..4_000).for_each(|tick| turn(&mut world, &mut frame, &mut living, tick));
+    let allocated = allocation_counter::measure(|| {
+        (4_000..5_000).for_each(|tick| turn(&mut world, &mut frame, &mut living, tick));
+    });
+    assert_eq!(allocated.count_total, 0);
+    assert!(living.len() > 50, "{}: the indices rest for too long for this test", living.len());
+}
