@@ -5,6 +5,7 @@ mod capacity;
 mod clock;
 mod handshake;
 mod plot;
+mod reliable;
 mod transport;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ enum Bench {
     Plot(plot::Arguments),
     /// What a packet costs on real sockets, beside the kernel alone and beside other libraries.
     Transport(transport::Arguments),
+    /// What reliable messages get through a bad link, and how soon, beside other libraries.
+    Reliable(reliable::Arguments),
     /// What a login costs the server, and how long a player waits for it.
     Handshake(handshake::Arguments),
     /// What attackers can do to a running server: fails when one of them does harm.
@@ -36,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Capacity(arguments) => capacity::run(&arguments),
         Bench::Plot(arguments) => plot::run(&arguments),
         Bench::Transport(arguments) => transport::run(&arguments),
+        Bench::Reliable(arguments) => reliable::run(&arguments),
         Bench::Handshake(arguments) => handshake::run(&arguments),
         Bench::Attack(arguments) => attack::run(&arguments),
     }
