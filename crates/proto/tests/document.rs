@@ -41,8 +41,8 @@ fn the_limits_are_those_of_the_code() {
         ("messages in a packet", "128", limits::MESSAGES_PER_PACKET, 128),
         ("ordered streams in a direction", "8, and one unordered", limits::RELIABLE_STREAMS, 8),
         ("reliable message", "1024 bytes", limits::RELIABLE_MESSAGE_BYTES, kib),
-        ("unacknowledged reliable messages", "64 KiB, 1024", limits::RELIABLE_SEND_BYTES, 64 * kib),
-        ("held ahead of a gap", "256 messages per stream, 128 KiB", limits::REORDER_BYTES, 128 * kib),
+        ("unacknowledged reliable messages", "256 KiB, 2048", limits::RELIABLE_SEND_BYTES, 256 * kib),
+        ("held ahead of a gap", "1024 messages per stream, 256 KiB", limits::REORDER_BYTES, 256 * kib),
         ("piece of a larger message", "1000 bytes", limits::FRAGMENT_BYTES, 1000),
         ("larger messages taken apart or put together at a time", "4", limits::ASSEMBLIES, 4),
         ("keys of an integrity table", "256", limits::INTEGRITY_KEYS, 256),
@@ -53,8 +53,8 @@ fn the_limits_are_those_of_the_code() {
         assert!(row(what).contains(&format!("| {text} |")), "{}", row(what));
         assert_eq!(named, value, "{what}");
     }
-    assert_eq!(limits::RELIABLE_SEND_MESSAGES, kib);
-    assert_eq!(limits::REORDER_WINDOW, 256);
+    assert_eq!(limits::RELIABLE_SEND_MESSAGES, 2 * kib);
+    assert_eq!(limits::REORDER_WINDOW, kib);
     assert!(row("larger message, packed and unpacked").contains("256 KiB; 1 MiB"));
     assert_eq!((limits::MESSAGE_BYTES, limits::MESSAGE_BYTES_MAX), (256 * kib, kib * kib));
     assert!(row("sequence").contains("2^48"));

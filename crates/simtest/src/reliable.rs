@@ -133,8 +133,8 @@ fn random_transport(random: &mut Pcg32) -> TransportConfig {
         congestion: [Congestion::Delay, Congestion::Delay, Congestion::Loss, Congestion::Off]
             [random.random_range(0..4)],
         compress: random.random(),
-        window_messages: [256, 256, 64, 3][random.random_range(0..4)],
-        window_bytes: [131_072, 131_072, 16_384][random.random_range(0..3)],
+        window_messages: [1_024, 256, 64, 3][random.random_range(0..4)],
+        window_bytes: [262_144, 131_072, 16_384][random.random_range(0..3)],
         ..default
     }
 }

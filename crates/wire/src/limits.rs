@@ -22,13 +22,13 @@ pub const MESSAGE_BYTES: usize = 256 * 1024;
 /// Messages that a connection puts together, and takes apart, at the same time.
 pub const ASSEMBLIES: usize = 4;
 /// Bytes of reliable messages that a connection holds for sending; then `send` says full.
-pub const RELIABLE_SEND_BYTES: usize = 64 * 1024;
+pub const RELIABLE_SEND_BYTES: usize = 256 * 1024;
 /// Messages from the next expected one on that a receiver takes, per stream; a multiple of 64.
-pub const REORDER_WINDOW: usize = 256;
+pub const REORDER_WINDOW: usize = 1024;
 /// Bytes of reliable messages that a connection holds until the gap before them is filled.
-pub const REORDER_BYTES: usize = 128 * 1024;
+pub const REORDER_BYTES: usize = 256 * 1024;
 /// Reliable messages that a connection holds for sending; then `send` says full.
-pub const RELIABLE_SEND_MESSAGES: usize = 1024;
+pub const RELIABLE_SEND_MESSAGES: usize = 2048;
 /// Largest id that a reliable stream may start from, so that ids never run out.
 pub const RELIABLE_FIRST_ID_MAX: u64 = 1 << 62;
 /// Last sequence of a direction: a session that gets there is closed, for its keys are used up.

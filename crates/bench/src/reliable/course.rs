@@ -82,7 +82,8 @@ pub(super) fn backlog(
                 }
             }
             course.run(STEP);
-            delivered += std::iter::from_fn(|| course.session.delivered()).map(|m| m.len() as u64).sum::<u64>();
+            delivered +=
+                std::iter::from_fn(|| course.session.delivered()).map(|m| m.len() as u64).sum::<u64>();
             queue_ms.push(course.down.queued(course.now).as_secs_f64() * 1_000.0);
         }
         (delivered, queue_ms.iter().sum::<f64>() / queue_ms.len() as f64)
@@ -117,7 +118,10 @@ pub(super) fn paced(
         noise.fill_bytes(&mut message);
         message[..4].copy_from_slice(&number.to_le_bytes());
         if number < all {
-            ensure!(course.session.send(&message), "the session takes no message at a pace that the link carries");
+            ensure!(
+                course.session.send(&message),
+                "the session takes no message at a pace that the link carries"
+            );
             sent_at.push(course.now);
         }
         let until = course.now + pause;

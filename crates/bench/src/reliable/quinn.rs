@@ -170,14 +170,17 @@ impl Side {
 
 /// A transmission as datagrams.
 fn datagrams(transmit: &Transmit, buffer: &[u8]) -> Vec<Vec<u8>> {
-    buffer[..transmit.size].chunks(transmit.segment_size.unwrap_or(transmit.size)).map(<[u8]>::to_vec).collect()
+    buffer[..transmit.size]
+        .chunks(transmit.segment_size.unwrap_or(transmit.size))
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 impl Session for Quinn {
     fn is_connected(&self) -> bool {
-        self.sides.iter().all(|side| {
-            side.connection.as_ref().is_some_and(|(_, connection)| !connection.is_handshaking())
-        })
+        self.sides
+            .iter()
+            .all(|side| side.connection.as_ref().is_some_and(|(_, connection)| !connection.is_handshaking()))
     }
 
     fn send(&mut self, message: &[u8]) -> bool {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ::renet::{ConnectionConfig, DefaultChannel, RenetClient, RenetServer};
 use renetcode::{
-    ClientAuthentication, ConnectToken, NETCODE_KEY_BYTES, NetcodeClient, NetcodeServer, ServerAuthentication,
-    ServerConfig, ServerResult,
+    ClientAuthentication, ConnectToken, NETCODE_KEY_BYTES, NetcodeClient, NetcodeServer,
+    ServerAuthentication, ServerConfig, ServerResult,
 };
 use shadowland_proto::Time;
 
@@ -44,16 +44,8 @@ pub(super) fn start() -> anyhow::Result<impl Session> {
         public_addresses: vec![SERVER],
         authentication: ServerAuthentication::Secure { private_key: key },
     };
-    let connect_token = ConnectToken::generate(
-        Duration::ZERO,
-        PROTOCOL,
-        300,
-        ID,
-        TIMEOUT_SECONDS,
-        vec![SERVER],
-        None,
-        &key,
-    )?;
+    let connect_token =
+        ConnectToken::generate(Duration::ZERO, PROTOCOL, 300, ID, TIMEOUT_SECONDS, vec![SERVER], None, &key)?;
     let authentication = ClientAuthentication::Secure { connect_token };
     Ok(Renet {
         server: RenetServer::new(ConnectionConfig::default()),

@@ -45,7 +45,8 @@ pub(super) fn start(congestion: Congestion) -> anyhow::Result<impl Session> {
     let identity = Identity::generate(&mut rng);
     let server_key = identity.public_key();
     let transport = TransportConfig { congestion, ..TransportConfig::default() };
-    let config = EndpointConfig { max_sessions: 1, transport: transport.clone(), ..EndpointConfig::default() };
+    let config =
+        EndpointConfig { max_sessions: 1, transport: transport.clone(), ..EndpointConfig::default() };
     let connect = ConnectConfig { transport, ..ConnectConfig::default() };
     let connecting = Connecting::new(connect, server_key, &mut rng, START)?;
     Ok(Shadowland {

@@ -31,6 +31,9 @@ pub struct TransportConfig {
     pub ack_delay: Duration,
     /// Packets after which an acknowledgement waits no longer; below 64, which a block can name.
     pub ack_packets: u32,
+    /// The same for packets with reliable messages, and one that leaves a gap is acknowledged at once: the sender
+    /// of much goes by it.
+    pub ack_reliable_packets: u32,
     /// A side that has sent nothing worth an answer for so long sends a Ping.
     pub ping_interval: Duration,
     /// Bytes of reliable messages that wait for their acknowledgement; then sending says full. Those that are
@@ -82,6 +85,7 @@ impl Default for TransportConfig {
             loss_eighths: 9,
             ack_delay: Duration::from_millis(25),
             ack_packets: 8,
+            ack_reliable_packets: 2,
             ping_interval: Duration::from_secs(5),
             send_bytes: RELIABLE_SEND_BYTES,
             send_messages: RELIABLE_SEND_MESSAGES,
@@ -107,6 +111,7 @@ impl TransportConfig {
         self.loss_eighths = self.loss_eighths.max(8);
         self.ack_delay = self.ack_delay.min(Duration::from_millis(31));
         self.ack_packets = self.ack_packets.clamp(1, 63);
+        self.ack_reliable_packets = self.ack_reliable_packets.clamp(1, 63);
         self.ping_interval = self.ping_interval.max(Duration::from_millis(1));
         self.send_bytes = self.send_bytes.max(RELIABLE_MESSAGE_BYTES);
         self.send_messages = self.send_messages.max(1);

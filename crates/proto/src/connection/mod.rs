@@ -19,7 +19,7 @@
 //! | `hostile` | what a peer sends that keeps to no rule, for tests |
 //!
 //! An idle connection takes 3 KiB, of which 2 KiB are for the last 256 packets sent, and what the cipher library
-//! keeps for two keys. Reliable messages take more only while there are some; at most 128 KiB both ways.
+//! keeps for two keys. Reliable messages take more only while there are some; how much at most, `docs/TUNING.md` tells.
 
 mod compress;
 mod config;
@@ -47,7 +47,7 @@ mod tests;
 pub use config::{Congestion, TransportConfig};
 pub use flow::Path;
 pub use integrity::{IntegrityChecks, IntegrityFailure};
-pub use outbox::SendError;
+pub use outbox::{Reliable, SendError};
 pub use packet_builder::{PacketBuilder, Sent};
 pub use rekey::RekeyLimits;
 pub use stats::Stats;
@@ -77,7 +77,7 @@ use intake::Intake;
 use integrity::Integrity;
 use outbox::{Outbox, Timeouts, Undeliverable};
 use path::Paths;
-use received::Received;
+use received::{Asks, Received};
 use rekey::{Exhausted, Keys};
 use replay::ReplayWindow;
 use rtt::Rtt;
@@ -483,8 +483,12 @@ impl Connection {
         self.heard_at = now;
         self.inbox.assemblies.heard(now);
 
-        self.apply(now, payload, receiver)?;
-        let asks = !header.flags.contains(Flags::ACKNOWLEDGMENT);
+        let reliable = self.apply(now, payload, receiver)?;
+        let asks = match header.flags.contains(Flags::ACKNOWLEDGMENT) {
+            true => Asks::Nothing,
+            false if reliable => Asks::ForReliable,
+            false => Asks::Soon,
+        };
         self.received.applied(now, header.sequence, asks);
         Ok(())
     }
@@ -509,13 +513,14 @@ impl Connection {
         Ok((header, payload))
     }
 
-    fn apply(&mut self, now: Time, payload: &[u8], receiver: &mut impl Receiver) -> Result<(), DropReason> {
+    /// Applies a payload; returns whether there were reliable messages in it.
+    fn apply(&mut self, now: Time, payload: &[u8], receiver: &mut impl Receiver) -> Result<bool, DropReason> {
         let mut reader = Reader::new(payload);
         if let Some(block) = AckBlock::decode(&mut reader).map_err(|_| DropReason::Malformed)? {
             self.apply_acks(now, &block, receiver)?;
         }
         let mut messages = 0;
-        let mut outcome = Ok(());
+        let mut outcome = Ok(false);
         while !reader.is_empty() {
             messages += 1;
             if messages > MESSAGES_PER_PACKET {
@@ -528,7 +533,7 @@ impl Connection {
                 return Err(DropReason::NotEstablished);
             } else if let Some(place) = frame.reliable {
                 match self.inbox.accept(place, frame.kind, frame.body, receiver) {
-                    Ok(()) => {}
+                    Ok(()) => outcome = outcome.map(|_| true),
                     Err(NotTaken::AheadOfWindow) => outcome = Err(DropReason::AheadOfWindow),
                     Err(NotTaken::Broken) => {
                         self.close(now, DisconnectReason::ProtocolViolation);

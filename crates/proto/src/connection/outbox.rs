@@ -29,6 +29,35 @@ const PIECE_PATIENCE: Duration = Duration::from_secs(1);
 /// The id of the first message of every stream.
 pub(super) const FIRST_ID: u64 = 0;
 
+/// The way of a reliable message. Streams do not hold each other up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reliable {
+    /// In the order of sending within the stream of this number, 0 to 7. The server's own messages are on stream 0.
+    Ordered(u8),
+    /// As soon as it is there.
+    Unordered,
+}
+
+impl Reliable {
+    /// The channel of the packet's header.
+    #[must_use]
+    pub fn channel(self) -> Channel {
+        match self {
+            Self::Ordered(_) => Channel::ReliableOrdered,
+            Self::Unordered => Channel::ReliableUnordered,
+        }
+    }
+
+    /// The stream of the channel.
+    #[must_use]
+    pub fn stream(self) -> u8 {
+        match self {
+            Self::Ordered(stream) => stream,
+            Self::Unordered => 0,
+        }
+    }
+}
+
 /// Why a reliable message is not taken for sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SendError {
@@ -550,11 +579,12 @@ mod tests {
         }
         push(&mut outbox, Channel::ReliableOrdered, 1, &[]).unwrap();
         push(&mut outbox, Channel::ReliableUnordered, 0, &[]).unwrap();
-        assert_eq!(fill(&mut outbox, Time::default(), 1), REORDER_WINDOW + 2);
+        let mut left = (1..4).map(|sequence| fill(&mut outbox, Time::default(), sequence));
+        assert_eq!(left.by_ref().sum::<usize>(), REORDER_WINDOW + 2);
         assert!(!outbox.is_ready());
         outbox.acked(1);
         assert!(outbox.is_ready());
-        assert_eq!(fill(&mut outbox, Time::default(), 2), 5);
+        assert_eq!(fill(&mut outbox, Time::default(), 4), 5);
     }
 
     #[test]

@@ -19,7 +19,21 @@ pub(super) struct Received {
     owed: u32,
     due: Option<Time>,
     delay: Duration,
+    /// Packets, and packets with reliable messages, that are acknowledged at once.
     at_once: u32,
+    at_once_reliable: u32,
+    owed_reliable: u32,
+}
+
+/// What an applied packet asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// Nothing: it carried only acknowledgements.
+    Nothing,
+    /// An acknowledgement that can wait for company.
+    Soon,
+    /// The same, for reliable messages: the sender's rate hangs on it.
+    ForReliable,
 }
 
 impl Received {
@@ -32,12 +46,15 @@ impl Received {
             due: None,
             delay: config.ack_delay,
             at_once: config.ack_packets,
+            at_once_reliable: config.ack_reliable_packets,
+            owed_reliable: 0,
         }
     }
 
-    /// Remembers an applied packet. One that carries only acknowledgements asks for none itself.
+    /// Remembers an applied packet.
     #[inline]
-    pub(super) fn applied(&mut self, now: Time, sequence: u64, asks: bool) {
+    pub(super) fn applied(&mut self, now: Time, sequence: u64, asks: Asks) {
+        let leaves_gap = sequence > self.largest + 1;
         if sequence > self.largest {
             let step = sequence - self.largest;
             self.mask = match step {
@@ -49,9 +66,13 @@ impl Received {
         } else if let Some(bit) = (self.largest - sequence).checked_sub(1).filter(|&bit| bit < 64) {
             self.mask |= 1 << bit;
         }
-        if asks {
+        if asks != Asks::Nothing {
             self.owed += 1;
-            let due = if self.owed >= self.at_once { now } else { now + self.delay };
+            self.owed_reliable += u32::from(asks == Asks::ForReliable);
+            // A gap may be a loss, which the sender is to learn of soon if it can do something about it.
+            let may_be_loss = leaves_gap && asks == Asks::ForReliable;
+            let enough = self.owed >= self.at_once || self.owed_reliable >= self.at_once_reliable;
+            let due = if enough || may_be_loss { now } else { now + self.delay };
             self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
         }
     }
@@ -69,7 +90,7 @@ impl Received {
     /// A packet with the current block has left.
     #[inline]
     pub(super) fn sent(&mut self) {
-        self.owed = 0;
+        (self.owed, self.owed_reliable) = (0, 0);
         self.due = None;
     }
 
@@ -91,7 +112,7 @@ mod tests {
             let (mut received, mut applied, mut largest) = (Received::new(&TransportConfig::default()), BTreeSet::new(), 0u64);
             for step in steps {
                 let sequence = largest.saturating_add_signed(step).max(1);
-                received.applied(Time::default(), sequence, true);
+                received.applied(Time::default(), sequence, Asks::Soon);
                 applied.insert(sequence);
                 largest = largest.max(sequence);
 
@@ -114,15 +135,30 @@ mod tests {
         let mut received = Received::new(&TransportConfig::default());
         let start = Time::from_micros(1_000);
         assert_eq!(received.block(start), None);
-        received.applied(start, 1, false);
+        received.applied(start, 1, Asks::Nothing);
         assert_eq!(received.due(), None);
-        received.applied(start, 2, true);
+        received.applied(start, 2, Asks::Soon);
         assert_eq!(received.due(), Some(start + Duration::from_millis(25)));
         for sequence in 3..10 {
-            received.applied(start, sequence, true);
+            received.applied(start, sequence, Asks::Soon);
         }
         assert_eq!(received.due(), Some(start));
         received.sent();
         assert_eq!(received.due(), None);
+    }
+
+    #[test]
+    fn reliable_messages_are_acknowledged_sooner_and_at_once_where_one_may_be_missing() {
+        let mut received = Received::new(&TransportConfig::default());
+        let start = Time::from_micros(1_000);
+        received.applied(start, 1, Asks::ForReliable);
+        assert_eq!(received.due(), Some(start + Duration::from_millis(25)));
+        received.applied(start, 2, Asks::ForReliable);
+        assert_eq!(received.due(), Some(start));
+        received.sent();
+        received.applied(start, 4, Asks::Soon);
+        assert_eq!(received.due(), Some(start + Duration::from_millis(25)));
+        received.applied(start, 6, Asks::ForReliable);
+        assert_eq!(received.due(), Some(start));
     }
 }

@@ -138,7 +138,7 @@ fn nothing_is_delivered_before_the_reliable_handshake_unless_it_rides_along() {
 fn a_reliable_message_too_far_ahead_is_not_acknowledged() {
     let (mut client, mut server) = established();
     // Stream 0 starts at 10, as the server has said.
-    let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 0x8a, 2, 1, 5]); // id 266
+    let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 0x8a, 8, 1, 5]); // id 1034
     assert_eq!(outcome, (Err(DropReason::AheadOfWindow), vec![], false));
     let outcome = give(&mut client, &mut server, &[0, 0xc1, 0, 10, 1, 5]);
     assert_eq!(outcome, (Ok(()), vec![(0x41, vec![5])], true));
@@ -225,7 +225,7 @@ fn the_answer_in_a_refused_packet_proves_no_address() {
     // The client answers from home; a reliable message in the same packet is too far ahead.
     let answer = payload(|writer| {
         Control::PathResponse { token }.encode(writer).unwrap();
-        writer.bytes(&[0xa0, 0, 0x8a, 2, 1, 5]).unwrap();
+        writer.bytes(&[0xa0, 0, 0x8a, 8, 1, 5]).unwrap();
     });
     let refused = server.handle_from(NOW, home, &mut seal(&mut client, &answer), &mut Log::default());
     assert_eq!(refused, Err(DropReason::AheadOfWindow));

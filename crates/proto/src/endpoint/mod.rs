@@ -117,8 +117,9 @@ pub trait Playing: fmt::Debug + Send + Sync {
     fn plays(&self, account: u64) -> bool;
 }
 
-/// A session's place in an endpoint. A slot that was given to somebody else is another value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A session's place in an endpoint. A slot that was given to somebody else is another value; the default is no
+/// session's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u32);
 
 /// The connection id is `worker u8 | index u16 | generation u8`, the generation never 0.

@@ -278,6 +278,7 @@ impl Effective {
             loss_eighths: self.whole("transport.loss_eighths") as u32,
             ack_delay: ms("transport.ack_delay_ms"),
             ack_packets: self.whole("transport.ack_packets") as u32,
+            ack_reliable_packets: self.whole("transport.ack_reliable_packets") as u32,
             ping_interval: Duration::from_secs_f64(self.number("transport.ping_interval_s")),
             send_bytes: self.whole("transport.send_bytes"),
             send_messages: self.whole("transport.send_messages"),

@@ -191,6 +191,12 @@ pub const SETTINGS: &[Setting] = &[
         default: || Value::Whole(8),
     },
     Setting {
+        key: "transport.ack_reliable_packets",
+        meaning: "The same for packets with reliable messages.",
+        kind: Kind::Whole { min: 1, max: 63 },
+        default: || Value::Whole(2),
+    },
+    Setting {
         key: "transport.ping_interval_s",
         meaning: "Seconds without sending anything that is answered after which a Ping is sent.",
         kind: Kind::Number { min: 0.1, max: 60.0 },
@@ -200,25 +206,25 @@ pub const SETTINGS: &[Setting] = &[
         key: "transport.send_bytes",
         meaning: "Bytes of reliable messages that wait for a player's acknowledgement; then sending says full.",
         kind: Kind::Whole { min: 1_024, max: 16_777_216 },
-        default: || Value::Whole(65_536),
+        default: || Value::Whole(262_144),
     },
     Setting {
         key: "transport.send_messages",
         meaning: "The same in messages, or pieces of large ones.",
         kind: Kind::Whole { min: 1, max: 65_536 },
-        default: || Value::Whole(1_024),
+        default: || Value::Whole(2_048),
     },
     Setting {
         key: "transport.window_messages",
         meaning: "Messages of a stream that are taken from a player ahead of one that is missing.",
-        kind: Kind::Whole { min: 1, max: 256 },
-        default: || Value::Whole(256),
+        kind: Kind::Whole { min: 1, max: 1_024 },
+        default: || Value::Whole(1_024),
     },
     Setting {
         key: "transport.window_bytes",
         meaning: "Bytes of messages that are held for one that is missing, per player.",
         kind: Kind::Whole { min: 16_384, max: 16_777_216 },
-        default: || Value::Whole(131_072),
+        default: || Value::Whole(262_144),
     },
     Setting {
         key: "transport.message_bytes",

@@ -24,6 +24,11 @@ pub const RELIABLE_BIT: u8 = 0x80;
 /// The first type that belongs to the application; those below are control messages.
 pub const FIRST_APPLICATION_TYPE: u8 = 0x20;
 
+/// Types of the game's own messages from a client; the protocol does not read them.
+pub const GAME_TYPES_OF_CLIENT: std::ops::RangeInclusive<u8> = 0x30..=0x3f;
+/// The same from a server.
+pub const GAME_TYPES_OF_SERVER: std::ops::RangeInclusive<u8> = 0x60..=0x7f;
+
 /// Control messages, both directions: the session's own. None but Fragment is reliable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
