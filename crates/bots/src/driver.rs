@@ -342,7 +342,7 @@ impl Driver {
         let Some(session) = &mut bot.session else { return };
         while let Some(event) = session.poll_event() {
             match event {
-                Event::Connected => {}
+                Event::Connected | Event::Message { .. } => {}
                 Event::Welcomed(_) => {
                     if !std::mem::replace(&mut bot.plays, true) {
                         self.stats.playing += 1;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
-use shadowland_proto::{ConnectConfig, ConnectError, KEY_LOG_VARIABLE, KeyLog, Time};
+use shadowland_proto::{ConnectConfig, ConnectError, KEY_LOG_VARIABLE, KeyLog, Reliable, SendError, Time};
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_wire::message::client::Input;
 use thiserror::Error;
@@ -148,6 +148,14 @@ impl Client {
     /// What the player wants from now on; the server is told 60 times a second.
     pub fn set_input(&mut self, input: Input) {
         self.input = input;
+    }
+
+    /// Sends a message of the game's own, such as a line of chat; the answer comes as [`Event::Message`].
+    ///
+    /// # Errors
+    /// Why it was not taken, as of [`Session::send`].
+    pub fn send(&mut self, way: Reliable, kind: u8, body: &[u8]) -> Result<(), SendError> {
+        self.session.send(way, kind, body)
     }
 
     /// What to show.

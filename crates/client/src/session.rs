@@ -16,7 +16,7 @@ use rand::CryptoRng;
 use rustc_hash::FxHashMap;
 use shadowland_proto::{
     Channel, CloseReason, ConnectConfig, ConnectError, Connecting, Connection, DisconnectReason, DropReason,
-    Receiver, State, Time,
+    Receiver, Reliable, SendError, State, Time,
 };
 use shadowland_wire::block::PageId;
 use shadowland_wire::codec::{DecodeError, Writer};
@@ -24,7 +24,7 @@ use shadowland_wire::handshake::Echo;
 use shadowland_wire::limits::INPUTS_PER_MESSAGE;
 use shadowland_wire::message::client::{Input, InputMessage, ResetPage};
 use shadowland_wire::message::server::Welcome;
-use shadowland_wire::message::{ClientType, ServerType};
+use shadowland_wire::message::{ClientType, GAME_TYPES_OF_CLIENT, GAME_TYPES_OF_SERVER, ServerType};
 use thiserror::Error;
 
 use crate::replica::{Replica, Watcher};
@@ -39,13 +39,24 @@ const RESET_PAUSE: Duration = Duration::from_secs(1);
 const RESETS_AT_ONCE: u64 = 8;
 const RESETS_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Messages of the game's own that wait for [`Session::poll_event`], and their bytes; then the server has to wait.
+const UNREAD_MESSAGES: usize = 1_024;
+const UNREAD_BYTES: usize = 1 << 20;
+
 /// What happened to a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The server has proved who it is; packets are sealed from here on.
     Connected,
     /// The player has an entity in the world.
     Welcomed(Welcome),
+    /// A message of the game's own (types 0x60 to 0x7f) has arrived.
+    Message {
+        /// Its type.
+        kind: u8,
+        /// The rest.
+        body: Box<[u8]>,
+    },
     /// The session is over.
     Disconnected(End),
 }
@@ -88,6 +99,8 @@ pub struct Session {
     inputs: Inputs,
     resets: Resets,
     events: VecDeque<Event>,
+    /// Bytes of messages among the events.
+    unread_bytes: usize,
     stats: SessionStats,
 }
 
@@ -117,6 +130,7 @@ impl Session {
             inputs: Inputs::default(),
             resets: Resets::default(),
             events: VecDeque::with_capacity(4),
+            unread_bytes: 0,
             stats: SessionStats::default(),
         })
     }
@@ -154,6 +168,8 @@ impl Session {
                     welcome: None,
                     unreadable: None,
                     watcher,
+                    events: &mut self.events,
+                    unread_bytes: &mut self.unread_bytes,
                 };
                 let result = connection.handle(now, datagram, &mut inbound);
                 let Inbound { welcome, unreadable, .. } = inbound;
@@ -202,7 +218,25 @@ impl Session {
 
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if let Some(Event::Message { body, .. }) = &event {
+            self.unread_bytes -= body.len();
+        }
+        event
+    }
+
+    /// Sends a message of the game's own: it arrives exactly once, on an ordered stream in the order of sending, unless
+    /// the session ends before. It leaves with the next datagrams.
+    ///
+    /// # Errors
+    /// Why it was not taken. When as much waits as may it is [`SendError::Full`]: try again later. Before
+    /// [`Event::Connected`] and after [`Event::Disconnected`] it is [`SendError::Closed`]. Types are 0x30 to 0x3f.
+    pub fn send(&mut self, way: Reliable, kind: u8, body: &[u8]) -> Result<(), SendError> {
+        match &mut self.phase {
+            Phase::Connected(_) if !GAME_TYPES_OF_CLIENT.contains(&kind) => Err(SendError::BadType),
+            Phase::Connected(connection) => connection.send(way.channel(), way.stream(), kind, body),
+            Phase::Connecting(_) | Phase::Over(_) => Err(SendError::Closed),
+        }
     }
 
     /// When to call [`Session::on_timeout`] at the latest; `None` once the session is over.
@@ -345,6 +379,8 @@ struct Inbound<'a, W> {
     welcome: Option<Welcome>,
     unreadable: Option<DecodeError>,
     watcher: &'a mut W,
+    events: &'a mut VecDeque<Event>,
+    unread_bytes: &'a mut usize,
 }
 
 impl<W: Watcher> Receiver for Inbound<'_, W> {
@@ -352,12 +388,21 @@ impl<W: Watcher> Receiver for Inbound<'_, W> {
         let read = match ServerType::from_byte(kind) {
             Some(ServerType::Snapshot) => self.snapshot(body),
             Some(ServerType::Welcome) => Welcome::decode(body).map(|welcome| self.welcome = Some(welcome)),
+            None if GAME_TYPES_OF_SERVER.contains(&kind) => {
+                *self.unread_bytes += body.len();
+                self.events.push_back(Event::Message { kind, body: body.into() });
+                Ok(())
+            }
             // A newer server may say more than this client understands.
             None => Ok(()),
         };
         if let Err(error) = read {
             self.unreadable.get_or_insert(error);
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.events.len() < UNREAD_MESSAGES && *self.unread_bytes < UNREAD_BYTES
     }
 
     fn acked(&mut self, _sequence: u64) {}

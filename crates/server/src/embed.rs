@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Auth, Config, TICK_HZ};
 use crate::hub::OWN_BYTES;
+use crate::mail::{Mailbox, mailbox};
 use crate::queue::queues;
 use crate::tokens::Accounts;
 
@@ -33,6 +34,8 @@ pub struct Assembly {
     pub hubs: Vec<Hub>,
     /// The world that all hubs serve.
     pub world: WorldSide,
+    /// The game's own messages to and from players. Dropped, such messages of players are refused.
+    pub mailbox: Mailbox,
 }
 
 /// What a server needs besides its configuration and its key pair: the contents of files that the configuration names.
@@ -88,10 +91,13 @@ pub fn assemble_guarded(
         Arc::new(if config.security.limit_loopback { addresses.with_loopback() } else { addresses });
     let mut cookie_master = Zeroizing::new([0; 32]);
     rng.fill_bytes(&mut *cookie_master);
+    let (mailbox, posts) = mailbox(workers, config.transport.message_bytes);
     let mut to_workers = Vec::new();
-    let hubs = (0..workers)
-        .map(|worker| {
-            let (worker_queues, world_queues) = queues(config.session.max_players);
+    let hubs = posts
+        .into_iter()
+        .enumerate()
+        .map(|(worker, post)| {
+            let (worker_queues, world_queues) = queues(config.session.max_players, post);
             to_workers.push(world_queues);
             let endpoint_config = EndpointConfig {
                 tokens: guards.tokens.clone(),
@@ -105,7 +111,7 @@ pub fn assemble_guarded(
             Hub::new(config, endpoint, worker_queues, worker, Arc::clone(&accounts))
         })
         .collect();
-    Assembly { hubs, world: WorldSide::new(config.world.clone(), to_workers) }
+    Assembly { hubs, world: WorldSide::new(config.world.clone(), to_workers), mailbox }
 }
 
 fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {

@@ -30,6 +30,7 @@ use shadowland_wire::message::server::Welcome;
 use shadowland_world::{Encoder, Frame, PlayerHandle, Tick, Viewer, WorldConfig};
 
 use crate::config::{Config, Consequence, TICK_HZ};
+use crate::mail::{Letterbox, Mail, Recipient};
 use crate::queue::{Completed, ToWorker, ToWorld, WorkerQueues};
 use crate::session::{Inbound, Player, Stage};
 use crate::stats::WorkerStats;
@@ -147,6 +148,7 @@ impl Hub {
         let full = players >= self.rules.max_players;
         self.endpoint.refuse_new(full.then_some(DenyReason::Full));
         self.endpoint.on_timeout(now);
+        self.sort_mail();
         for slot in self.accounts.take_replaced(self.worker) {
             if let Some(session) = self.endpoint.session_mut(slot) {
                 session.connection.close(now, DisconnectReason::Replaced);
@@ -251,6 +253,17 @@ impl Hub {
         }
     }
 
+    /// Puts what the game sends into the players' letterboxes.
+    fn sort_mail(&mut self) {
+        while let Some(mail) = self.queues.mail.next() {
+            let player = self.endpoint.session_mut(mail.session()).and_then(|session| session.data.as_mut());
+            match player.and_then(|player| player.letterbox.as_mut()) {
+                Some(letterbox) if letterbox.recipient == mail.to => letterbox.put(mail),
+                _ => self.stats.mail_lost += 1,
+            }
+        }
+    }
+
     fn joined(&mut self, slot: Slot, handle: PlayerHandle, from: Tick) {
         let session = self.endpoint.session_mut(slot);
         let Some(Session { connection, data: Some(player), .. }) = session else {
@@ -268,6 +281,11 @@ impl Hub {
         player.stage = Stage::Playing { viewer: Box::new(Viewer::new(handle)), from };
         // Spread over the ticks, so that no tick sends more than its share.
         player.next_turn = from + handle.slot % self.rules.ticks_per_snapshot;
+        if self.queues.mail.is_read() {
+            let recipient = Recipient::new(slot, handle.entity);
+            player.letterbox = Some(Box::new(Letterbox::new(recipient.clone())));
+            self.queues.mail.tell(Mail::Joined(recipient));
+        }
         self.stats.players += 1;
     }
 
@@ -291,6 +309,12 @@ impl Hub {
         }
         if connection.state() == State::Established {
             player.ask(now, slot, queues);
+        }
+        if let Some(letterbox) = &mut player.letterbox {
+            stats.mail_lost += letterbox.empty_into(connection);
+            if frame.tick() % TICK_HZ == slot.connection_id() % TICK_HZ {
+                letterbox.recipient.publish(connection);
+            }
         }
         if let Stage::Playing { viewer, from } = &mut player.stage
             && frame.tick() >= player.next_turn.max(*from)
@@ -327,6 +351,9 @@ impl Hub {
                 return Served::Stays;
             }
             let handle = player.handle();
+            if let Some(letterbox) = player.letterbox.take() {
+                queues.mail.tell(Mail::Left(letterbox.recipient.clone()));
+            }
             self.part(slot, handle, reason);
             return Served::Gone;
         }

@@ -26,6 +26,7 @@
 //! | `queue` | what passes between the threads |
 //! | `schedule` | when ticks start and how long they last |
 //! | `control` | flags that all threads look at |
+//! | [`mail`] | the game's own messages to and from players |
 //! | [`tokens`] | the keys that may sign login tokens, and which account plays where |
 //! | [`integrity`] | the keys of the client versions that may play |
 //! | [`stats`] | what a running server tells about itself |
@@ -41,6 +42,7 @@ mod hub;
 pub mod identity;
 pub mod integrity;
 pub mod load;
+pub mod mail;
 mod queue;
 mod schedule;
 pub mod server;

@@ -21,6 +21,8 @@ use shadowland_proto::{Slot, Time};
 use shadowland_wire::message::client::Input;
 use shadowland_world::{PlayerHandle, Tick};
 
+use crate::mail::Post;
+
 /// From a worker to the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ToWorld {
@@ -62,6 +64,8 @@ pub(crate) struct WorkerQueues {
     pub(crate) to_world: Producer<ToWorld>,
     pub(crate) from_world: Consumer<ToWorker>,
     pub(crate) completed: Producer<Completed>,
+    /// The game's own messages.
+    pub(crate) mail: Post,
 }
 
 /// The world's ends of one worker's queues.
@@ -77,14 +81,14 @@ const RESERVED: usize = 256;
 /// Completions: the world looks at them every tick.
 const COMPLETIONS: usize = 64;
 
-/// The queues between one worker, with at most `sessions` sessions, and the world.
-pub(crate) fn queues(sessions: usize) -> (WorkerQueues, WorldQueues) {
+/// The queues between one worker, with at most `sessions` sessions, and the world; and its end of the mailbox.
+pub(crate) fn queues(sessions: usize, mail: Post) -> (WorkerQueues, WorldQueues) {
     // Two messages a player and tick: a tick that comes late finds what piled up.
     let (to_world, from_worker) = RingBuffer::new(2 * sessions + 4 * RESERVED);
     let (to_worker, from_world) = RingBuffer::new(sessions + RESERVED);
     let (completed_in, completed_out) = RingBuffer::new(COMPLETIONS);
     (
-        WorkerQueues { to_world, from_world, completed: completed_in },
+        WorkerQueues { to_world, from_world, completed: completed_in, mail },
         WorldQueues { to_worker, from_worker, completed: completed_out },
     )
 }
@@ -230,11 +234,12 @@ impl<F> FrameTaps<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::mailbox;
     use shadowland_wire::entity::EntityId;
 
     #[test]
     fn inputs_give_way_to_joins_and_leaves() {
-        let (mut worker, mut world) = queues(0);
+        let (mut worker, mut world) = queues(0, mailbox(1, 0).1.remove(0));
         let player = PlayerHandle { slot: 0, entity: EntityId::from_bits(1) };
         let inputs = (1..).take_while(|&number| worker.push_input(player, number, Input::default())).count();
         assert_eq!(inputs, 3 * RESERVED);

@@ -20,6 +20,7 @@ use crate::cpus::{self, CpuList};
 use crate::embed::{self, Assembly, Guards, Hub};
 use crate::handover::{self, Handover};
 use crate::integrity::{self, IntegrityError};
+use crate::mail::Mailbox;
 use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::Clock;
 use crate::sockets::{self, SocketTruth, Steered};
@@ -104,6 +105,14 @@ impl Server {
     /// # Errors
     /// If an address or something else that it needs of the system is not to be had.
     pub fn start(config: Config, identity: Identity) -> Result<Self, StartError> {
+        Self::start_with_mailbox(config, identity).map(|(server, _nobody_reads)| server)
+    }
+
+    /// As [`Server::start`], for a game that has messages of its own for its players, or they for it.
+    ///
+    /// # Errors
+    /// As of [`Server::start`].
+    pub fn start_with_mailbox(config: Config, identity: Identity) -> Result<(Self, Mailbox), StartError> {
         let mut rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| system("get randomness", io::Error::other(error)))?;
         let keys = match &config.security.auth {
@@ -137,7 +146,7 @@ impl Server {
         let tokens = keys.map(|keys| Arc::new(TokenVerifier::new(keys)));
         let workers = sockets.len();
         let guards = Guards { tokens, integrity, key_log };
-        let Assembly { hubs, world } =
+        let Assembly { hubs, world, mailbox } =
             embed::assemble_guarded(&config, workers, &identity, &guards, &mut rng);
         let mut ears = Vec::new();
         for socket in sockets {
@@ -171,7 +180,7 @@ impl Server {
         );
         server.spawn("world".to_owned(), move || world.run())?;
         tracing::info!(address = %server.local_addr, workers, "serving: {truth}");
-        Ok(server)
+        Ok((server, mailbox))
     }
 
     /// The address that the server listens on, with the real port.

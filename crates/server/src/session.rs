@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use shadowland_proto::{IntegrityFailure, Receiver, Slot, Time};
-use shadowland_wire::message::ClientType;
 use shadowland_wire::message::client::{InputMessage, ResetPage};
+use shadowland_wire::message::{ClientType, GAME_TYPES_OF_CLIENT};
 use shadowland_world::{PlayerHandle, Tick, Viewer};
 
+use crate::mail::{Letterbox, Mail};
 use crate::queue::{ToWorld, WorkerQueues};
 use crate::stats::WorkerStats;
 
@@ -20,6 +21,9 @@ const RESETS_PER_TICK: u32 = 8;
 
 /// How long a player asks for a place that an older session of its account is about to leave.
 const PLACE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Messages of the game's own that a session hands over in one tick; further ones are not taken, and come again.
+const MAILS_PER_TICK: u32 = 64;
 
 /// A session's way into the world.
 #[derive(Debug, Default)]
@@ -39,7 +43,11 @@ pub(crate) struct Player {
     inputs: u32,
     /// Pages asked for again since `counted_at`.
     resets: u32,
+    /// Messages of the game's own handed over since `counted_at`.
+    mails: u32,
     counted_at: Tick,
+    /// Of a player in the world, if the game has a mailbox.
+    pub(crate) letterbox: Option<Box<Letterbox>>,
 }
 
 /// How far a player is.
@@ -119,11 +127,16 @@ impl Receiver for Inbound<'_> {
             Some(ClientType::ResetPage) => {
                 ResetPage::decode(body).map(|reset| self.reset_page(reset)).is_ok()
             }
-            None => false,
+            None => self.mail(kind, body),
         };
         if !read {
             self.stats.bad_messages += 1;
         }
+    }
+
+    fn has_room(&self) -> bool {
+        let has_share = self.player.mails < MAILS_PER_TICK || self.player.counted_at != self.tick;
+        has_share && self.queues.mail.has_room()
     }
 
     fn acked(&mut self, sequence: u64) {
@@ -155,7 +168,20 @@ impl Inbound<'_> {
     fn count_anew(&mut self) {
         if self.player.counted_at != self.tick {
             (self.player.counted_at, self.player.inputs, self.player.resets) = (self.tick, 0, 0);
+            self.player.mails = 0;
         }
+    }
+
+    /// Hands a message of the game's own over; `false` when it is none, or nobody reads.
+    fn mail(&mut self, kind: u8, body: &[u8]) -> bool {
+        self.count_anew();
+        let Some(letterbox) = &self.player.letterbox else { return false };
+        let from = letterbox.recipient.clone();
+        let taken = GAME_TYPES_OF_CLIENT.contains(&kind)
+            && self.queues.mail.tell(Mail::Message { from, kind, body: body.into() });
+        self.player.mails += u32::from(taken);
+        self.stats.mail_in += u64::from(taken);
+        taken
     }
 
     fn reset_page(&mut self, reset: ResetPage) {
@@ -175,6 +201,7 @@ impl Inbound<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::mailbox;
     use crate::queue::{WorldQueues, queues};
     use shadowland_wire::block::PageId;
     use shadowland_wire::codec::Writer;
@@ -213,7 +240,7 @@ mod tests {
 
     #[test]
     fn each_input_goes_to_the_world_once_and_in_order() {
-        let (mut worker, mut world) = queues(10);
+        let (mut worker, mut world) = queues(10, mailbox(1, 1_000).1.remove(0));
         let (mut player, mut stats) = (playing(), WorkerStats::default());
         for (tick, newest) in [(1, 1), (1, 1), (2, 3), (2, 2), (3, 5)] {
             send(&mut player, &mut worker, &mut stats, tick, newest);
@@ -224,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_inputs_is_bounded_per_tick() {
-        let (mut worker, mut world) = queues(10);
+        let (mut worker, mut world) = queues(10, mailbox(1, 1_000).1.remove(0));
         let (mut player, mut stats) = (playing(), WorkerStats::default());
         for newest in 1..=1000 {
             send(&mut player, &mut worker, &mut stats, 7, newest);
@@ -237,7 +264,7 @@ mod tests {
 
     #[test]
     fn pages_asked_for_again_are_bounded_per_tick() {
-        let (mut worker, _world) = queues(10);
+        let (mut worker, _world) = queues(10, mailbox(1, 1_000).1.remove(0));
         let (mut player, mut stats) = (playing(), WorkerStats::default());
         let mut ask = |tick, stats: &mut WorkerStats| {
             let mut inbound = Inbound { player: &mut player, queues: &mut worker, stats, tick };
@@ -253,7 +280,7 @@ mod tests {
 
     #[test]
     fn who_is_not_in_the_world_moves_nothing_and_junk_is_counted() {
-        let (mut worker, mut world) = queues(10);
+        let (mut worker, mut world) = queues(10, mailbox(1, 1_000).1.remove(0));
         let (mut player, mut stats) = (Player::default(), WorkerStats::default());
         send(&mut player, &mut worker, &mut stats, 1, 1);
         assert_eq!(numbers(&mut world), [0; 0]);

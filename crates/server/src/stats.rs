@@ -50,6 +50,10 @@ pub struct WorkerStats {
     pub inputs_dropped: u64,
     /// Integrity challenges that players have failed.
     pub integrity_failed: u64,
+    /// Messages of the game's own from players.
+    pub mail_in: u64,
+    /// Messages of the game's own that found their player gone, or that its client does not take.
+    pub mail_lost: u64,
     /// Frames that were replaced by newer ones before this worker got to them.
     pub frames_skipped: u64,
     /// Sessions that the player ended.

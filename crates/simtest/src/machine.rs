@@ -62,7 +62,7 @@ impl Machine {
         seed: u64,
     ) -> Self {
         let mut crypto = rand::rngs::StdRng::seed_from_u64(seed);
-        let Assembly { hubs, world } = assemble_guarded(config, workers, identity, guards, &mut crypto);
+        let Assembly { hubs, world, .. } = assemble_guarded(config, workers, identity, guards, &mut crypto);
         let station = |hub| Station {
             hub,
             outbox: Batch::new(hiccups.batch),

@@ -245,7 +245,7 @@ impl<'a> Bench<'a> {
         let config = config(arguments)?;
         let mut rng = StdRng::seed_from_u64(arguments.seed);
         let identity = Identity::generate(&mut rng);
-        let Assembly { hubs, world } = assemble(&config, arguments.threads as usize, &identity, &mut rng);
+        let Assembly { hubs, world, .. } = assemble(&config, arguments.threads as usize, &identity, &mut rng);
         let count = hubs.len();
         let shards = (0..).zip(hubs).map(|(index, hub)| {
             let addresses = (0..players)

@@ -1,0 +1,333 @@
+//! Messages of the game's own, between its code and its players: chat, inventory, quests. Reliable, exactly once.
+//!
+//! ```text
+//!  game ──▶ Mailbox::send ──▶ worker ──▶ Connection::send ──▶ player       full at 64 KiB a player that wait here
+//!       ◀── Mailbox::next ◀── worker ◀── session::Inbound ◀── player       full at 4096 messages or 4 MiB of all
+//! ```
+//!
+//! Nothing is lost on the way, and nothing grows: who sends to a player that reads too slowly is told
+//! [`MailError::Full`]; while the game does not read, players' messages are not taken, so that sending says full at
+//! them. A player whose messages are not taken for 18 s is disconnected.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use shadowland_proto::{Connection, Path, Reliable, SendError, Slot, Stats};
+use shadowland_wire::entity::EntityId;
+use shadowland_wire::message::GAME_TYPES_OF_SERVER;
+use thiserror::Error;
+
+/// Messages from players that wait for the game, and their bytes.
+const WAITING_MESSAGES: usize = 4_096;
+const WAITING_BYTES: usize = 4 << 20;
+/// Bytes for a player that wait for room in its connection; one message is always taken.
+const WAITING_BYTES_FOR_PLAYER: usize = 64 * 1024;
+/// Messages that wait for a worker's next tick.
+const WAITING_FOR_WORKER: usize = 4_096;
+
+/// What happened to a player, and what it says.
+#[derive(Debug, Clone)]
+pub enum Mail {
+    /// It is in the world from now on.
+    Joined(Recipient),
+    /// A message of the game's own, with its type (0x30 to 0x3f).
+    Message {
+        /// Who sent it.
+        from: Recipient,
+        /// Its type.
+        kind: u8,
+        /// The rest, as it was sent: it may be any bytes.
+        body: Box<[u8]>,
+    },
+    /// Its session has ended.
+    Left(Recipient),
+}
+
+/// Why a message is not taken for sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum MailError {
+    /// As much waits for this player, or for its worker, as may; try again in a later tick.
+    #[error("as much waits for the player as may")]
+    Full,
+    /// The player has left.
+    #[error("the player has left")]
+    Gone,
+    /// It is larger than `transport.message_bytes`.
+    #[error("the message is larger than transport.message_bytes")]
+    TooLarge,
+    /// The type is not one of the game's own, 0x60 to 0x7f.
+    #[error("the type is not one of the game's own, 0x60 to 0x7f")]
+    BadType,
+}
+
+/// A player to write to; cheap to clone.
+#[derive(Clone)]
+pub struct Recipient(Arc<Shared>);
+
+struct Shared {
+    session: Slot,
+    entity: EntityId,
+    waiting_bytes: AtomicUsize,
+    gone: AtomicBool,
+    connection: Mutex<(Stats, Path)>,
+}
+
+impl Recipient {
+    pub(crate) fn new(session: Slot, entity: EntityId) -> Self {
+        Self(Arc::new(Shared {
+            session,
+            entity,
+            waiting_bytes: AtomicUsize::new(0),
+            gone: AtomicBool::new(false),
+            connection: Mutex::default(),
+        }))
+    }
+
+    /// The session's number in log lines and on the wire.
+    #[must_use]
+    pub fn connection_id(&self) -> u32 {
+        self.0.session.connection_id()
+    }
+
+    /// The player's entity.
+    #[must_use]
+    pub fn entity(&self) -> EntityId {
+        self.0.entity
+    }
+
+    /// Whether its session has ended.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.gone.load(Ordering::Relaxed)
+    }
+
+    /// What its connection has counted, and what is known of its path; at most a second old.
+    #[must_use]
+    pub fn connection(&self) -> (Stats, Path) {
+        *self.0.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn publish(&self, connection: &Connection) {
+        *self.0.connection.lock().unwrap_or_else(PoisonError::into_inner) =
+            (*connection.stats(), connection.path());
+    }
+}
+
+impl PartialEq for Recipient {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Recipient {}
+
+impl fmt::Debug for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recipient({:#010x})", self.connection_id())
+    }
+}
+
+/// The game's end. Dropped, players' messages of the game's own are refused as unknown.
+#[derive(Debug)]
+pub struct Mailbox {
+    from_players: Receiver<Mail>,
+    waiting: Arc<Waiting>,
+    workers: Vec<SyncSender<ToPlayer>>,
+    message_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Mailbox {
+    /// The next thing that happened, if there is one.
+    pub fn try_next(&self) -> Option<Mail> {
+        let mail = self.from_players.try_recv().ok()?;
+        if let Mail::Message { body, .. } = &mail {
+            self.waiting.messages.fetch_sub(1, Ordering::Relaxed);
+            self.waiting.bytes.fetch_sub(body.len(), Ordering::Relaxed);
+        }
+        Some(mail)
+    }
+
+    /// Sends a message to a player: it arrives exactly once, on an ordered stream in the order of sending, unless the
+    /// session ends before. It leaves with the next tick.
+    ///
+    /// # Errors
+    /// Why it was not taken; nothing has been sent then.
+    pub fn send(&self, to: &Recipient, way: Reliable, kind: u8, body: &[u8]) -> Result<(), MailError> {
+        let shared = &to.0;
+        if !GAME_TYPES_OF_SERVER.contains(&kind) {
+            return Err(MailError::BadType);
+        }
+        if body.len() > self.message_bytes {
+            return Err(MailError::TooLarge);
+        }
+        if to.is_gone() {
+            return Err(MailError::Gone);
+        }
+        let waits = shared.waiting_bytes.load(Ordering::Relaxed);
+        if waits > 0 && waits + body.len() > WAITING_BYTES_FOR_PLAYER {
+            return Err(MailError::Full);
+        }
+        let worker = usize::from(shared.session.worker());
+        let mail = ToPlayer { to: to.clone(), way, kind, body: body.into() };
+        shared.waiting_bytes.fetch_add(body.len(), Ordering::Relaxed);
+        self.workers[worker].try_send(mail).map_err(|_full| {
+            shared.waiting_bytes.fetch_sub(body.len(), Ordering::Relaxed);
+            MailError::Full
+        })
+    }
+}
+
+/// A message on its way to a player.
+#[derive(Debug)]
+pub(crate) struct ToPlayer {
+    pub(crate) to: Recipient,
+    way: Reliable,
+    kind: u8,
+    body: Box<[u8]>,
+}
+
+impl ToPlayer {
+    pub(crate) fn session(&self) -> Slot {
+        self.to.0.session
+    }
+}
+
+/// A worker's end.
+#[derive(Debug)]
+pub(crate) struct Post {
+    to_game: Sender<Mail>,
+    waiting: Weak<Waiting>,
+    from_game: Receiver<ToPlayer>,
+}
+
+/// The ends of a mailbox, one for each worker.
+pub(crate) fn mailbox(workers: usize, message_bytes: usize) -> (Mailbox, Vec<Post>) {
+    let (to_game, from_players) = channel();
+    let waiting = Arc::<Waiting>::default();
+    let mut senders = Vec::new();
+    let posts = (0..workers).map(|_| {
+        let (sender, from_game) = sync_channel(WAITING_FOR_WORKER);
+        senders.push(sender);
+        Post { to_game: to_game.clone(), waiting: Arc::downgrade(&waiting), from_game }
+    });
+    let posts = posts.collect();
+    (Mailbox { from_players, waiting, workers: senders, message_bytes }, posts)
+}
+
+impl Post {
+    /// Whether a message from a player would be taken, or refused for good.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.upgrade().is_none_or(|waiting| {
+            waiting.messages.load(Ordering::Relaxed) < WAITING_MESSAGES
+                && waiting.bytes.load(Ordering::Relaxed) < WAITING_BYTES
+        })
+    }
+
+    /// Whether somebody reads.
+    pub(crate) fn is_read(&self) -> bool {
+        self.waiting.strong_count() > 0
+    }
+
+    /// Tells the game; `false` when nobody reads.
+    pub(crate) fn tell(&self, mail: Mail) -> bool {
+        let Some(waiting) = self.waiting.upgrade() else { return false };
+        if let Mail::Message { body, .. } = &mail {
+            waiting.messages.fetch_add(1, Ordering::Relaxed);
+            waiting.bytes.fetch_add(body.len(), Ordering::Relaxed);
+        }
+        self.to_game.send(mail).is_ok()
+    }
+
+    /// The next message for a player of this worker.
+    pub(crate) fn next(&self) -> Option<ToPlayer> {
+        self.from_game.try_recv().ok()
+    }
+}
+
+/// A player's mail at its worker. Dropped, the recipient is gone.
+#[derive(Debug)]
+pub(crate) struct Letterbox {
+    pub(crate) recipient: Recipient,
+    waiting: VecDeque<ToPlayer>,
+}
+
+impl Letterbox {
+    pub(crate) fn new(recipient: Recipient) -> Self {
+        Self { recipient, waiting: VecDeque::new() }
+    }
+
+    pub(crate) fn put(&mut self, mail: ToPlayer) {
+        self.waiting.push_back(mail);
+    }
+
+    /// Gives the connection what it takes. What it can never take is lost: returns how many messages.
+    pub(crate) fn empty_into(&mut self, connection: &mut Connection) -> u64 {
+        let mut lost = 0;
+        while let Some(ToPlayer { way, kind, body, .. }) = self.waiting.front() {
+            match connection.send(way.channel(), way.stream(), *kind, body) {
+                Err(SendError::Full) => break,
+                Ok(()) => {}
+                // Such as one that is larger than this client takes.
+                Err(_) => lost += 1,
+            }
+            self.recipient.0.waiting_bytes.fetch_sub(body.len(), Ordering::Relaxed);
+            self.waiting.pop_front();
+        }
+        lost
+    }
+}
+
+impl Drop for Letterbox {
+    fn drop(&mut self) {
+        self.recipient.0.gone.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipient() -> Recipient {
+        Recipient::new(Slot::default(), EntityId::from_bits(7))
+    }
+
+    #[test]
+    fn who_does_not_read_is_told_no_more_and_who_is_not_read_waits() {
+        let (mailbox, posts) = mailbox(1, 1_000);
+        let player = recipient();
+        let say = |post: &Post| {
+            post.tell(Mail::Message { from: player.clone(), kind: 0x30, body: [1; 100].into() })
+        };
+        while posts[0].has_room() {
+            assert!(say(&posts[0]));
+        }
+        assert!(matches!(mailbox.try_next(), Some(Mail::Message { kind: 0x30, .. })));
+        assert!(posts[0].has_room());
+
+        let mut sent = 0;
+        let full = loop {
+            match mailbox.send(&player, Reliable::Ordered(1), 0x60, &[0; 1_000]) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((full, sent), (MailError::Full, WAITING_BYTES_FOR_PLAYER / 1_000));
+        let send = |kind, bytes| mailbox.send(&player, Reliable::Unordered, kind, &vec![0; bytes]);
+        assert_eq!(send(0x60, 1_001), Err(MailError::TooLarge));
+        assert_eq!(send(0x5f, 1), Err(MailError::BadType));
+        drop(Letterbox::new(player.clone()));
+        assert_eq!(send(0x60, 1), Err(MailError::Gone));
+
+        drop(mailbox);
+        assert!(!posts[0].is_read() && posts[0].has_room() && !say(&posts[0]));
+    }
+}
