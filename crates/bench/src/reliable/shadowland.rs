@@ -95,7 +95,7 @@ impl Session for Shadowland {
         match (end, &mut self.client) {
             (End::Server, _) => {
                 let mut reply = [0; DATAGRAM_BYTES];
-                match self.endpoint.route(now, CLIENT, &mut datagram, &mut reply) {
+                match self.endpoint.route(now, CLIENT, &datagram, &mut reply) {
                     Routed::Reply(len) => self.replies.push_back(reply[..len].to_vec()),
                     Routed::Session(slot) => {
                         let Some(session) = self.endpoint.session_mut(slot) else { return };
