@@ -4,6 +4,7 @@ mod attack;
 mod capacity;
 mod clock;
 mod handshake;
+mod instructions;
 mod plot;
 mod reliable;
 mod transport;
@@ -30,6 +31,8 @@ enum Bench {
     Reliable(reliable::Arguments),
     /// What a login costs the server, and how long a player waits for it.
     Handshake(handshake::Arguments),
+    /// How many instructions the hot paths take, beside the limits of what they may.
+    Instructions(instructions::Arguments),
     /// What attackers can do to a running server: fails when one of them does harm.
     Attack(attack::Arguments),
 }
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Transport(arguments) => transport::run(&arguments),
         Bench::Reliable(arguments) => reliable::run(&arguments),
         Bench::Handshake(arguments) => handshake::run(&arguments),
+        Bench::Instructions(arguments) => instructions::run(&arguments),
         Bench::Attack(arguments) => attack::run(&arguments),
     }
 }
