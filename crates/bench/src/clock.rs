@@ -12,6 +12,14 @@ pub(crate) struct Span {
     pub(crate) allocations: u64,
 }
 
+impl std::ops::AddAssign for Span {
+    fn add_assign(&mut self, other: Self) {
+        self.cpu += other.cpu;
+        self.wall += other.wall;
+        self.allocations += other.allocations;
+    }
+}
+
 /// Measures a stretch of work of this thread.
 pub(crate) fn measure(work: impl FnOnce()) -> Span {
     let started = Instant::now();

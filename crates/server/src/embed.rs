@@ -24,7 +24,7 @@ use crate::mail::{Mailbox, mailbox};
 use crate::queue::queues;
 use crate::tokens::Accounts;
 
-pub use crate::hub::{Hub, Outbox};
+pub use crate::hub::{Hub, Inbox, Outbox};
 pub use crate::world_side::WorldSide;
 
 /// A server, connected inside and at rest.

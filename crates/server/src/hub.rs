@@ -4,7 +4,7 @@
 //! messages.
 //!
 //! ```text
-//! for every datagram:  hub.receive(now, from, datagram, outbox)
+//! for every batch:     hub.receive_batch(now, inbox, outbox)
 //! now and then:        hub.hear_world(now)
 //! for every frame:     hub.start_round(now, frame, players)
 //!                      while hub.has_unserved() { hub.serve_next(now, outbox) }
@@ -39,6 +39,17 @@ use crate::tokens::Accounts;
 /// Bytes of a snapshot's packet beside blocks about others, about: header, tag, acknowledgements and the player's own
 /// state. They always go out.
 pub(crate) const OWN_BYTES: usize = 200;
+
+/// Sessions that memory is fetched ahead for: so many have their turn before it is needed.
+const GROUP: usize = 8;
+
+/// A batch of datagrams that have arrived.
+pub trait Inbox {
+    /// Slots that may hold a datagram.
+    fn slots(&self) -> usize;
+    /// A datagram and where it came from; `None` if there is none with this index, or it is to be passed over.
+    fn datagram(&mut self, index: usize) -> Option<(SocketAddr, &mut [u8])>;
+}
 
 /// Where a hub puts the datagrams that are to leave.
 pub trait Outbox {
@@ -103,6 +114,23 @@ impl Hub {
             round: None,
             last_tick: 0,
             stats: WorkerStats::default(),
+        }
+    }
+
+    /// Takes all datagrams of a batch, oldest first. Each may be answered with one datagram.
+    pub fn receive_batch(&mut self, now: Time, inbox: &mut impl Inbox, outbox: &mut impl Outbox) {
+        for index in 0..inbox.slots() + 2 * GROUP {
+            if let Some((_, datagram)) = inbox.datagram(index) {
+                self.endpoint.prefetch_of(datagram);
+            }
+            if let Some((_, datagram)) = index.checked_sub(GROUP).and_then(|index| inbox.datagram(index)) {
+                self.endpoint.prefetch_more_of(datagram);
+            }
+            if let Some((from, datagram)) =
+                index.checked_sub(2 * GROUP).and_then(|index| inbox.datagram(index))
+            {
+                self.receive(now, from, datagram, outbox);
+            }
         }
     }
 
@@ -179,6 +207,7 @@ impl Hub {
     /// snapshot, control messages with the next round.
     pub fn serve_next(&mut self, now: Time, outbox: &mut impl Outbox) {
         let Some(mut round) = self.round.take() else { return };
+        self.prefetch_ahead(round.next);
         if let Some(&slot) = self.listed.get(round.next) {
             match self.serve(slot, &round.frame, now, outbox) {
                 Served::Stays => round.next += 1,
@@ -223,10 +252,29 @@ impl Hub {
         self.endpoint.counters().accepted
     }
 
+    /// Fetches into the cache what serving the sessions that follow will need: of some of them the sessions, of those
+    /// before them what these point to.
+    fn prefetch_ahead(&self, next: usize) {
+        if !next.is_multiple_of(GROUP) {
+            return;
+        }
+        let group = |ahead: usize| self.listed.iter().skip(next + ahead * GROUP).take(GROUP);
+        if next == 0 {
+            group(0).chain(group(1)).for_each(|&slot| self.endpoint.prefetch(slot));
+        }
+        group(2).for_each(|&slot| self.endpoint.prefetch(slot));
+        for session in group(1).filter_map(|&slot| self.endpoint.in_place_of(slot)) {
+            session.connection.prefetch_more();
+            if let Some(player) = &session.data {
+                player.prefetch();
+            }
+        }
+    }
+
     /// What every player in the world is known to have been told, with the id of its connection.
     pub fn viewers(&mut self) -> impl Iterator<Item = (u32, &Viewer)> {
         self.endpoint.sessions_mut().filter_map(|(slot, session)| match &session.data.as_ref()?.stage {
-            Stage::Playing { viewer, .. } => Some((slot.connection_id(), &**viewer)),
+            Stage::Playing { viewer, .. } => Some((slot.connection_id(), viewer)),
             _ => None,
         })
     }
@@ -278,7 +326,7 @@ impl Hub {
             // Only a closed connection refuses its first message; the next round removes it.
             return self.leaving.push(handle);
         }
-        player.stage = Stage::Playing { viewer: Box::new(Viewer::new(handle)), from };
+        player.stage = Stage::Playing { viewer: Viewer::new(handle), from };
         // Spread over the ticks, so that no tick sends more than its share.
         player.next_turn = from + handle.slot % self.rules.ticks_per_snapshot;
         if self.queues.mail.is_read() {

@@ -52,14 +52,18 @@ pub(crate) struct Player {
 
 /// How far a player is.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are playing, and one place is found sooner than two"
+)]
 pub(crate) enum Stage {
     /// The keys are not confirmed, or the queue to the world was full: asks when it can.
     #[default]
     Outside,
     /// The world was asked.
     Asked,
-    /// In every frame from tick `from` on. Boxed: a viewer is large, and most places of a table are empty.
-    Playing { viewer: Box<Viewer>, from: Tick },
+    /// In every frame from tick `from` on.
+    Playing { viewer: Viewer, from: Tick },
 }
 
 impl Player {
@@ -81,6 +85,14 @@ impl Player {
         if !std::mem::replace(&mut self.integrity_told, true) {
             tracing::warn!(id = session.connection_id(), %address, account, %failure, "a client has failed an \
                  integrity challenge; further ones of its session are only counted");
+        }
+    }
+
+    /// Fetches into the cache what the player's next snapshot needs.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if let Stage::Playing { viewer, .. } = &self.stage {
+            viewer.prefetch();
         }
     }
 
@@ -210,7 +222,7 @@ mod tests {
 
     fn playing() -> Player {
         let player = PlayerHandle { slot: 3, entity: EntityId::from_bits(1) };
-        let stage = Stage::Playing { viewer: Box::new(Viewer::new(player)), from: 1 };
+        let stage = Stage::Playing { viewer: Viewer::new(player), from: 1 };
         Player { stage, ..Player::default() }
     }
 

@@ -16,7 +16,7 @@ use shadowland_world::Frame;
 
 use crate::control::Control;
 use crate::handover::{Handover, HandoverStats};
-use crate::hub::{Hub, Outbox};
+use crate::hub::{Hub, Inbox, Outbox};
 use crate::queue::FrameSlot;
 use crate::schedule::Clock;
 use crate::stats::{Latencies, Shared, WorkerStats, record, record_many, thread_cpu};
@@ -81,6 +81,16 @@ pub(crate) struct Worker {
 struct Complaint {
     drops: u64,
     next: Time,
+}
+
+impl Inbox for RecvBatch {
+    fn slots(&self) -> usize {
+        self.filled()
+    }
+
+    fn datagram(&mut self, index: usize) -> Option<(SocketAddr, &mut [u8])> {
+        self.datagram(index)
+    }
 }
 
 impl Outbox for SendBatch {
@@ -158,15 +168,13 @@ impl Worker {
                 }
             };
             let now = self.parts.clock.now();
-            for (from, datagram) in inbox.iter_mut() {
-                if self.outbox.is_full() {
-                    self.flush();
-                }
-                let Parts { hub, handover, .. } = &mut self.parts;
-                if !handover.as_mut().is_some_and(|handover| handover.pass_on(from, datagram)) {
-                    hub.receive(now, from, datagram, &mut self.outbox);
-                }
+            // Room for an answer to each.
+            self.flush();
+            let Parts { hub, handover, .. } = &mut self.parts;
+            if let Some(handover) = handover {
+                inbox.retain(|from, datagram| !handover.pass_on(from, datagram));
             }
+            hub.receive_batch(now, inbox, &mut self.outbox);
             let handled = self.parts.clock.now();
             let waited = handled - self.empty_at;
             record_many(&mut self.parts.latencies.lock().receive_us, waited, received as u64);

@@ -69,8 +69,8 @@ fn crates_use_only_what_they_may() {
         let row = table.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
         let row = row.unwrap_or_else(|| panic!("no row for {name}"));
         let manifest: toml::Table = read(&format!("crates/{name}/Cargo.toml")).parse().unwrap();
-        let used = manifest["dependencies"].as_table().unwrap().keys();
-        for used in used.filter_map(|used| used.strip_prefix("shadowland-")) {
+        let used = manifest.get("dependencies").map(|used| used.as_table().unwrap().keys());
+        for used in used.into_iter().flatten().filter_map(|used| used.strip_prefix("shadowland-")) {
             assert!(row.contains(&format!("`{used}`")), "{name} must not use {used}");
         }
     }

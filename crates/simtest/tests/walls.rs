@@ -7,10 +7,11 @@ use serde_json::Value;
 
 /// What each crate of the workspace may use of the others.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("prefetch", &[]),
     ("wire", &[]),
     ("udp", &[]),
-    ("proto", &["wire"]),
-    ("world", &["wire"]),
+    ("proto", &["prefetch", "wire"]),
+    ("world", &["prefetch", "wire"]),
     ("client", &["wire", "proto"]),
     ("bots", &["wire", "proto", "udp", "client"]),
     ("server", &["wire", "proto", "udp", "world", "bots"]),
@@ -19,10 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that neither do I/O nor look at a clock, and what of the outside they therefore never use.
-const SANS_IO: &[&str] = &["wire", "proto", "world"];
+const SANS_IO: &[&str] = &["prefetch", "wire", "proto", "world"];
 const IO: &[&str] = &["getrandom", "libc", "mio", "quinn-udp", "rustix", "socket2", "tokio", "tracing"];
 /// The simulation and the formats know nothing of cryptography.
-const WITHOUT_CRYPTO: &[&str] = &["wire", "world"];
+const WITHOUT_CRYPTO: &[&str] = &["prefetch", "wire", "world"];
 const CRYPTO: &[&str] = &["aws-lc-rs", "ring", "snow", "chacha20poly1305", "x25519-dalek"];
 
 /// A crate's normal and build dependencies, on all targets.

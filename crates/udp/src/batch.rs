@@ -23,8 +23,8 @@ pub struct RecvBatch {
 pub(crate) struct Arrival {
     pub(crate) from: SocketAddr,
     pub(crate) len: usize,
-    /// Longer than a slot, so its end is missing: never handed out.
-    pub(crate) oversized: bool,
+    /// Never handed out: it was longer than a slot, so its end is missing, or nobody wants it.
+    pub(crate) passed_over: bool,
 }
 
 /// What a [`RecvBatch`] has seen since it was made.
@@ -50,7 +50,7 @@ impl RecvBatch {
     #[must_use]
     pub fn new(slots: usize) -> Self {
         check_slots(slots);
-        let nobody = Arrival { from: nobody(), len: 0, oversized: false };
+        let nobody = Arrival { from: nobody(), len: 0, passed_over: false };
         Self {
             buffers: vec![[0; DATAGRAM]; slots].into_boxed_slice(),
             arrivals: vec![nobody; slots].into_boxed_slice(),
@@ -71,8 +71,28 @@ impl RecvBatch {
         self.arrivals[..self.filled]
             .iter()
             .zip(self.buffers.iter_mut())
-            .filter(|(arrival, _)| !arrival.oversized)
+            .filter(|(arrival, _)| !arrival.passed_over)
             .map(|(arrival, buffer)| (arrival.from, &mut buffer[..arrival.len]))
+    }
+
+    /// Slots that the last receive filled.
+    #[must_use]
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// What the last receive has put into a slot, and its sender; `None` where that is passed over or nothing.
+    pub fn datagram(&mut self, slot: usize) -> Option<(SocketAddr, &mut [u8])> {
+        let arrival = self.arrivals[..self.filled].get(slot).filter(|arrival| !arrival.passed_over)?;
+        Some((arrival.from, &mut self.buffers[slot][..arrival.len]))
+    }
+
+    /// From here on passes over the datagrams of the last receive that `keep` does not want.
+    pub fn retain(&mut self, mut keep: impl FnMut(SocketAddr, &mut [u8]) -> bool) {
+        for (arrival, buffer) in self.arrivals[..self.filled].iter_mut().zip(self.buffers.iter_mut()) {
+            let wanted = !arrival.passed_over && keep(arrival.from, &mut buffer[..arrival.len]);
+            arrival.passed_over = !wanted;
+        }
     }
 
     /// Counters since the batch was made.
@@ -102,7 +122,7 @@ impl RecvBatch {
             }
         }
         for arrival in &self.arrivals[..self.filled] {
-            if arrival.oversized {
+            if arrival.passed_over {
                 self.stats.oversized += 1;
             } else {
                 self.stats.datagrams += 1;

@@ -105,7 +105,7 @@ pub(crate) fn recv(
         *arrival = Arrival {
             from: headers.names[index].to_std(),
             len: (message.msg_len as usize).min(DATAGRAM),
-            oversized: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            passed_over: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         };
     }
     Ok(received)

@@ -49,11 +49,11 @@ pub(crate) fn recv(
             Ok((len, from)) => {
                 let kept = len.min(DATAGRAM);
                 buffers[filled][..kept].copy_from_slice(&scratch.0[..kept]);
-                arrivals[filled] = Arrival { from, len: kept, oversized: len > DATAGRAM };
+                arrivals[filled] = Arrival { from, len: kept, passed_over: len > DATAGRAM };
                 filled += 1;
             }
             Err(error) if error.raw_os_error() == Some(WINDOWS_MESSAGE_TOO_LONG) && cfg!(windows) => {
-                arrivals[filled] = Arrival { oversized: true, len: 0, ..arrivals[filled] };
+                arrivals[filled] = Arrival { passed_over: true, len: 0, ..arrivals[filled] };
                 filled += 1;
             }
             Err(error) if filled == 0 => return Err(error),
@@ -120,7 +120,7 @@ mod tests {
         here.send_to(&[3; DATAGRAM + 1], to).unwrap();
 
         let mut slots = [[0; DATAGRAM]; 8];
-        let mut arrivals = [Arrival { from: local, len: 0, oversized: false }; 8];
+        let mut arrivals = [Arrival { from: local, len: 0, passed_over: false }; 8];
         let mut scratch = RecvScratch::new(8);
         let mut filled = 0;
         while filled < 3 {
@@ -133,7 +133,7 @@ mod tests {
         let seen: Vec<_> = arrivals[..3]
             .iter()
             .zip(&slots)
-            .map(|(arrival, slot)| (arrival.len, slot[0], arrival.oversized))
+            .map(|(arrival, slot)| (arrival.len, slot[0], arrival.passed_over))
             .collect();
         assert_eq!(seen, [(3, 1, false), (DATAGRAM, 2, false), (DATAGRAM, 3, true)]);
         assert_eq!(arrivals[0].from, here.local_addr().unwrap());

@@ -1,7 +1,7 @@
 //! A hub with its clients, and the links between them.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use shadowland_bots::wander::Wanderer;
 use shadowland_client::session::Session;
 use shadowland_proto::{ConnectConfig, Time};
-use shadowland_server::embed::{Hub, Outbox};
+use shadowland_server::embed::{Hub, Inbox, Outbox};
 use shadowland_wire::entity::EntityId;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_world::Frame;
@@ -83,10 +83,32 @@ pub(super) struct Shard {
     seed: u64,
     rng: StdRng,
     inbox: Vec<(SocketAddr, Vec<u8>)>,
+    /// The slots of a batch, as a worker's.
+    received: Vec<Received>,
     outbox: Batch,
     traffic: Traffic,
     watching: bool,
     tick: u64,
+}
+
+/// A datagram in a slot of a batch.
+#[derive(Clone)]
+struct Received {
+    from: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+/// A batch that was received.
+struct Slots<'a>(&'a mut [Received]);
+
+impl Inbox for Slots<'_> {
+    fn slots(&self) -> usize {
+        self.0.len()
+    }
+
+    fn datagram(&mut self, index: usize) -> Option<(SocketAddr, &mut [u8])> {
+        self.0.get_mut(index).map(|Received { from, bytes }| (*from, &mut bytes[..]))
+    }
 }
 
 /// The outbox: a few slots, as a worker's, and behind them the network.
@@ -153,6 +175,13 @@ impl Shard {
             seed,
             rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             inbox: Vec::new(),
+            received: vec![
+                Received {
+                    from: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+                    bytes: Vec::with_capacity(DATAGRAM_BYTES)
+                };
+                SLOTS
+            ],
             outbox: Batch::new(),
             traffic: Traffic::default(),
             watching: false,
@@ -220,12 +249,18 @@ impl Shard {
     }
 
     pub(super) fn receive(&mut self, now: Time) -> Span {
-        let Self { hub, inbox, outbox, .. } = self;
-        let span = measure(|| {
-            for (from, datagram) in inbox.iter_mut() {
-                hub.receive(now, *from, datagram, outbox);
+        let Self { hub, inbox, received, outbox, .. } = self;
+        let mut span = Span::default();
+        for batch in inbox.chunks(SLOTS) {
+            // As from a socket: the kernel copies the datagrams into the same buffers again and again.
+            for (slot, (from, datagram)) in received.iter_mut().zip(batch) {
+                slot.from = *from;
+                slot.bytes.clear();
+                slot.bytes.extend_from_slice(datagram);
             }
-        });
+            let mut slots = Slots(&mut received[..batch.len()]);
+            span += measure(|| hub.receive_batch(now, &mut slots, outbox));
+        }
         inbox.clear();
         span
     }

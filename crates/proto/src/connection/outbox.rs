@@ -79,7 +79,10 @@ pub enum SendError {
 }
 
 /// The queue of one connection. Costs nothing until something reliable is sent.
+///
+/// The fields that are looked at while nothing reliable is sent come first.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Outbox {
     messages: VecDeque<Outgoing>,
     /// Of whole messages, and of pieces of large ones: so that neither fills the other's place.
@@ -90,6 +93,9 @@ pub(super) struct Outbox {
     waiting: usize,
     /// The windows do not let any waiting message go until an acknowledgement arrives.
     blocked: bool,
+    /// At or before the first timeout of a message in flight.
+    deadline: Option<Time>,
+    resent: u64,
     next_id: [u64; StreamId::COUNT],
     oldest_id: [u64; StreamId::COUNT],
     window_messages: u64,
@@ -100,9 +106,6 @@ pub(super) struct Outbox {
     large: [Option<Large>; ASSEMBLIES],
     /// When a piece of a large message left last, or there was none.
     piece_left_at: Time,
-    /// At or before the first timeout of a message in flight.
-    deadline: Option<Time>,
-    resent: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use shadowland_prefetch::prefetch;
 use shadowland_wire::ack::AckBlock;
 
 use super::config::TransportConfig;
@@ -25,6 +26,8 @@ pub(super) struct SentPackets {
     ring: Box<[Sent; SENT_PACKETS]>,
     next_sequence: u64,
     largest_acked: u64,
+    /// Bit `i`: of `largest_acked - 1 - i`, an acknowledgement tells nothing new.
+    acked: u64,
     /// Every packet up to here has been judged: acknowledged, lost, or forgotten.
     judged: u64,
     /// Bytes of packets that are neither.
@@ -97,6 +100,7 @@ impl SentPackets {
             ring: Box::new([Sent::NONE; SENT_PACKETS]),
             next_sequence: 1,
             largest_acked: 0,
+            acked: u64::MAX,
             judged: 0,
             in_flight: 0,
             loss_packets: config.loss_packets,
@@ -150,29 +154,63 @@ impl SentPackets {
     /// The packets that `block` acknowledges for the first time, oldest first.
     pub(super) fn take_acked(&mut self, largest: u64, mask: u64, mut each: impl FnMut(Acked)) {
         let oldest = self.oldest();
-        for age in (0..=MASK).rev() {
-            let Some(sequence) = largest.checked_sub(age).filter(|&sequence| sequence >= oldest) else {
-                continue;
-            };
-            // Age 0 is the largest itself; bit 0 of the mask is the packet before it.
-            if age > 0 && mask & (1 << (age - 1)) == 0 {
-                continue;
-            }
-            let sent = &mut self.ring[index(sequence)];
-            if sent.carries == Carries::OnlyAcks || sent.fate == Fate::Acked {
-                continue;
-            }
-            let late = sent.fate == Fate::Lost;
-            if sent.fate == Fate::InFlight {
-                self.in_flight -= u64::from(sent.bytes);
-            }
-            sent.fate = Fate::Acked;
-            each(Acked { sequence, bytes: sent.bytes, reliable: sent.carries == Carries::Reliable, late });
-            if late {
-                self.be_more_patient(sequence);
+        let (mut news, largest_is_news) = self.note_acked(largest, mask);
+        while news != 0 {
+            let bit = MASK - 1 - u64::from(news.leading_zeros());
+            news &= !(1 << bit);
+            if let Some(sequence) = largest.checked_sub(bit + 1).filter(|&sequence| sequence >= oldest) {
+                self.take_one(sequence, &mut each);
             }
         }
+        if largest_is_news && largest >= oldest {
+            self.take_one(largest, &mut each);
+        }
         self.largest_acked = self.largest_acked.max(largest);
+    }
+
+    /// Which packets `mask` names before `largest` that none has named before, and whether `largest` is one.
+    fn note_acked(&mut self, largest: u64, mask: u64) -> (u64, bool) {
+        // Shifts by 64 and more leave nothing.
+        let shifted = |bits: u64, by: u64| if by < MASK { bits << by } else { 0 };
+        if largest > self.largest_acked {
+            let step = largest - self.largest_acked;
+            // The largest one so far, and those before it, in their new places.
+            let known = shifted(self.acked, step) | shifted(1, step - 1);
+            self.acked = known | mask;
+            return (mask & !known, true);
+        }
+        let behind = self.largest_acked - largest;
+        let known = if behind < MASK { self.acked >> behind } else { 0 };
+        let largest_is_known = behind == 0 || (behind <= MASK && self.acked & (1 << (behind - 1)) != 0);
+        self.acked |= shifted(mask, behind);
+        if !largest_is_known && behind <= MASK {
+            self.acked |= 1 << (behind - 1);
+        }
+        (mask & !known, !largest_is_known)
+    }
+
+    /// Acknowledges a packet that is remembered.
+    fn take_one(&mut self, sequence: u64, each: &mut impl FnMut(Acked)) {
+        let sent = &mut self.ring[index(sequence)];
+        if sent.carries == Carries::OnlyAcks || sent.fate == Fate::Acked {
+            return;
+        }
+        let late = sent.fate == Fate::Lost;
+        if sent.fate == Fate::InFlight {
+            self.in_flight -= u64::from(sent.bytes);
+        }
+        sent.fate = Fate::Acked;
+        each(Acked { sequence, bytes: sent.bytes, reliable: sent.carries == Carries::Reliable, late });
+        if late {
+            self.be_more_patient(sequence);
+        }
+    }
+
+    /// Fetches into the cache the places of the next packets to be sent and acknowledged.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(&self.ring[index(self.next_sequence)]);
+        prefetch(&self.ring[index(self.largest_acked + 1)]);
     }
 
     /// A packet was not lost after all.
@@ -254,6 +292,8 @@ fn index(sequence: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     const RTT: Duration = Duration::from_millis(100);
 
@@ -301,6 +341,29 @@ mod tests {
         packets.take_acked(100, 0, |_| {});
         let lost = packets.judge(at(100), RTT);
         assert_eq!((lost.packets, lost.named), (97, 62));
+    }
+
+    proptest! {
+        #[test]
+        fn every_acknowledged_packet_is_told_once(
+            blocks in proptest::collection::vec((1u64..160, any::<u64>(), any::<u64>()), 1..40),
+        ) {
+            let mut packets = sent(160);
+            let (mut told, mut named) = (Vec::new(), BTreeSet::new());
+            for (largest, bits, more) in blocks {
+                // Half of the bits, or fewer, so that packets are named by different blocks.
+                let mask = bits & more;
+                let before = told.len();
+                packets.take_acked(largest, mask, |acked| told.push(acked.sequence));
+                prop_assert!(told[before..].is_sorted(), "oldest first");
+                named.insert(largest);
+                named.extend((0..64).filter(|bit| mask & 1 << bit != 0).filter_map(|bit| largest.checked_sub(bit + 1)));
+                named.remove(&0);
+                let mut all = told.clone();
+                all.sort_unstable();
+                prop_assert_eq!(&all, &named.iter().copied().collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{CryptoRng, Rng, SeedableRng};
+use shadowland_prefetch::prefetch;
 use shadowland_wire::PROTOCOL_VERSION;
 use shadowland_wire::codec::{Reader, Writer};
 use shadowland_wire::handshake::{
@@ -170,6 +171,11 @@ pub struct Session<T> {
     pub data: Option<T>,
 }
 
+fn prefetch_session<T>(session: &Session<T>) {
+    session.connection.prefetch();
+    prefetch(&session.data);
+}
+
 /// What an endpoint counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -279,6 +285,42 @@ impl<T> Endpoint<T> {
     pub fn session_mut(&mut self, slot: Slot) -> Option<&mut Session<T>> {
         let entry = self.slots.get_mut(slot.index())?;
         entry.session.as_deref_mut().filter(|session| session.connection.id() == slot.0)
+    }
+
+    /// Fetches into the cache the session that a datagram claims to be of. To be called some microseconds before
+    /// [`Endpoint::route`], and followed by [`Endpoint::prefetch_more_of`].
+    #[inline]
+    pub fn prefetch_of(&self, datagram: &[u8]) {
+        if let Some(session) = self.claimed(datagram) {
+            prefetch_session(session);
+        }
+    }
+
+    /// What can only be fetched when [`Endpoint::prefetch_of`] is through.
+    #[inline]
+    pub fn prefetch_more_of(&self, datagram: &[u8]) {
+        if let Some(session) = self.claimed(datagram) {
+            session.connection.prefetch_more();
+        }
+    }
+
+    /// As [`Endpoint::prefetch_of`], for a session that will be served.
+    #[inline]
+    pub fn prefetch(&self, slot: Slot) {
+        if let Some(session) = self.in_place_of(slot) {
+            prefetch_session(session);
+        }
+    }
+
+    /// The session in the place that a slot names, whether it is the same session or not.
+    #[inline]
+    pub fn in_place_of(&self, slot: Slot) -> Option<&Session<T>> {
+        self.slots.get(slot.index())?.session.as_deref()
+    }
+
+    fn claimed(&self, datagram: &[u8]) -> Option<&Session<T>> {
+        let header = Header::decode(&mut Reader::new(datagram)).ok()?;
+        self.in_place_of(Slot(header.connection_id))
     }
 
     /// All sessions, half-open ones included, in the order of their slots.

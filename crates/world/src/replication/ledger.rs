@@ -1,5 +1,7 @@
 //! What was in the last packets, so that an acknowledgement can raise baselines.
 
+use shadowland_prefetch::prefetch;
+
 use crate::Tick;
 
 /// Packets that are remembered; older ones count as lost, which is always safe. An acknowledgement names the
@@ -84,10 +86,16 @@ impl Ledger {
             Packet { sequence: sequence as u32, tick, is_first, ..self.open };
     }
 
-    /// Takes out a packet that was acknowledged, if it is still remembered.
-    pub(super) fn take(&mut self, sequence: u64) -> Option<Packet> {
+    /// Fetches into the cache what is known of a packet.
+    #[inline]
+    pub(super) fn prefetch(&self, sequence: u32) {
+        prefetch(&self.packets[sequence as usize % PACKETS]);
+    }
+
+    /// Takes out a packet, named by the low bits of its sequence, that was acknowledged, if it is still remembered.
+    pub(super) fn take(&mut self, sequence: u32) -> Option<Packet> {
         let packet = &mut self.packets[sequence as usize % PACKETS];
-        if packet.tick == 0 || packet.sequence != sequence as u32 {
+        if packet.tick == 0 || packet.sequence != sequence {
             return None;
         }
         let taken = *packet;

@@ -1,5 +1,6 @@
 //! Which pages a viewer gets, and what it has applied of them.
 
+use shadowland_prefetch::prefetch;
 use shadowland_wire::block::{AgeCode, CellId, PageId};
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::{CLIENT_ENTITIES, CLIENT_PAGES, CLOSES_PER_SNAPSHOT, PAGE_SLOTS};
@@ -331,6 +332,20 @@ impl Subscriptions {
             }
         }
         self.incomplete = false;
+    }
+
+    /// Fetches into the cache the entries that have their turn in a tick.
+    #[inline]
+    pub(super) fn prefetch(&self, tick: Tick) {
+        let near_end = usize::from(self.near_end);
+        prefetch(&self.entries[..near_end]);
+        if !self.ends.is_empty() {
+            let phases = self.ends.len();
+            // The phase whose turn it is: `(tick + phase) % period == 0`.
+            let phase = (phases - tick as usize % phases) % phases;
+            let start = phase.checked_sub(1).map_or(near_end, |before| usize::from(self.ends[before]));
+            prefetch(&self.entries[start..usize::from(self.ends[phase])]);
+        }
     }
 
     /// Collects the entries whose turn it is in one of the ticks after `since`: the near ones, the distant ones of

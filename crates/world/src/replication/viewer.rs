@@ -29,9 +29,10 @@ pub struct Viewer {
     subscriptions: Subscriptions,
     ledger: Ledger,
     last_tick: Tick,
-    /// Answers since the last snapshot. They are looked at together with the entries that they are about, which
+    /// Low bits of the sequences of answers since the last snapshot. They are looked at together with the entries that they are about, which
     /// the next snapshot needs anyway: what a viewer knows is far too much for any cache to keep for everybody.
-    answered: Vec<u64>,
+    answered: [u32; ANSWERS],
+    answered_count: u8,
     own: OwnState,
     stats: ViewerStats,
 }
@@ -65,7 +66,8 @@ impl Viewer {
             subscriptions: Subscriptions::new(),
             ledger: Ledger::new(),
             last_tick: 0,
-            answered: Vec::with_capacity(ANSWERS),
+            answered: [0; ANSWERS],
+            answered_count: 0,
             own: OwnState::default(),
             stats: ViewerStats::default(),
         }
@@ -96,14 +98,27 @@ impl Viewer {
 
     /// A packet that was sent with [`Snapshot::sent`] has been applied by the player.
     pub fn acked(&mut self, sequence: u64) {
-        if self.answered.len() == ANSWERS {
+        if usize::from(self.answered_count) == ANSWERS {
             self.hear_answers();
         }
-        self.answered.push(sequence);
+        self.answered[usize::from(self.answered_count)] = sequence as u32;
+        self.answered_count += 1;
+    }
+
+    /// Fetches into the cache what the next snapshot needs, once the viewer itself is there.
+    #[inline]
+    pub fn prefetch(&self) {
+        self.answered().iter().for_each(|&sequence| self.ledger.prefetch(sequence));
+        self.subscriptions.prefetch(self.last_tick + 1);
+    }
+
+    fn answered(&self) -> &[u32] {
+        &self.answered[..usize::from(self.answered_count)]
     }
 
     fn hear_answers(&mut self) {
-        for &sequence in &self.answered {
+        for index in 0..usize::from(self.answered_count) {
+            let sequence = self.answered[index];
             let Some(packet) = self.ledger.take(sequence) else { continue };
             for reference in self.ledger.references(&packet) {
                 self.subscriptions.applied(reference, packet.tick);
@@ -113,7 +128,7 @@ impl Viewer {
                 self.own.applied(packet.tick);
             }
         }
-        self.answered.clear();
+        self.answered_count = 0;
     }
 
     /// The player could not apply a block of this page and needs it from scratch.
