@@ -13,11 +13,12 @@ use rand::rngs::StdRng;
 use shadowland_client::replica::Watcher;
 use shadowland_client::session::{End, Event, Session};
 use shadowland_proto::Time;
-use shadowland_udp::{RecvBatch, SendBatch};
+use shadowland_udp::{DATAGRAM, RecvBatch, SendBatch};
 use shadowland_wire::block::EntityRecord;
 
 use crate::fleet::{BotsConfig, INPUT_HZ, Inspection, Shared, ThreadStats};
 use crate::latency::Sample;
+use crate::line::{self, Line};
 use crate::shared_socket::SharedSocket;
 use crate::wander::Wanderer;
 
@@ -62,6 +63,8 @@ struct Bot {
     session: Option<Session>,
     plays: bool,
     samples: bool,
+    /// `None` where nothing is between it and its socket.
+    line: Option<Box<Line>>,
 }
 
 /// A thread's part of the fleet.
@@ -116,6 +119,7 @@ impl Driver {
             session: None,
             plays: false,
             samples: config.is_sampled(first + number),
+            line: config.net.map(|net| Box::new(Line::new(&net, config.seed, first + number))),
         });
         Ok(Self {
             bots: bots.collect(),
@@ -158,6 +162,9 @@ impl Driver {
                     self.receive(socket, &mut inbox);
                 }
             }
+            if self.config.net.is_some() {
+                self.move_lines();
+            }
             self.serve_due();
             self.flush();
             self.tell(&inbox);
@@ -177,6 +184,9 @@ impl Driver {
         let overdue = self.turns_due(now).saturating_sub(self.turns);
         if overdue >= BATCH as u64 || self.sockets.iter().any(|socket| socket.readable) {
             return Duration::ZERO;
+        }
+        if self.config.net.is_some() {
+            return line::LOOK_EVERY;
         }
         let next = Time::from_micros((self.turns + 1) * self.turn_ns() / 1_000);
         (next - now).clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
@@ -207,7 +217,10 @@ impl Driver {
                 if from == self.config.server
                     && let Some(bot) = self.sockets[socket].route(datagram)
                 {
-                    self.hand_over(now, bot, datagram);
+                    match &mut self.bots[bot].line {
+                        Some(line) => line.arrive(now, datagram),
+                        None => self.hand_over(now, bot, datagram),
+                    }
                 } else {
                     // Such as a second answer to a request that was repeated.
                     self.stats.strays += 1;
@@ -216,6 +229,24 @@ impl Driver {
             if received < BATCH {
                 self.sockets[socket].readable = false;
                 return;
+            }
+        }
+    }
+
+    /// Takes what has got through the bots' bad networks, both ways.
+    fn move_lines(&mut self) {
+        let now = self.clock.now();
+        for number in 0..self.bots.len() {
+            while let Some(mut datagram) = self.bots[number].line.as_mut().and_then(|line| line.arrived(now))
+            {
+                self.hand_over(now, number, &mut datagram);
+            }
+            while let Some(datagram) = self.bots[number].line.as_mut().and_then(|line| line.sent(now)) {
+                self.open_outbox(number);
+                if let Some(slot) = self.outbox.slot() {
+                    slot[..datagram.len()].copy_from_slice(&datagram);
+                    self.outbox.commit(datagram.len(), self.config.server);
+                }
             }
         }
     }
@@ -308,19 +339,36 @@ impl Driver {
 
     /// Sends everything that a bot has to send now.
     fn transmit(&mut self, now: Time, number: usize) {
-        if self.bots[number].socket != self.outbox_socket {
-            self.flush();
-            self.outbox_socket = self.bots[number].socket;
+        if self.bots[number].line.is_some() {
+            return self.transmit_by_line(now, number);
         }
         loop {
-            if self.outbox.is_full() {
-                self.flush();
-            }
+            self.open_outbox(number);
             let (Some(session), Some(slot)) = (&mut self.bots[number].session, self.outbox.slot()) else {
                 return;
             };
             let Some(length) = session.poll_transmit(now, slot) else { return };
             self.outbox.commit(length, self.config.server);
+        }
+    }
+
+    /// As [`Driver::transmit`], onto the bot's bad network.
+    fn transmit_by_line(&mut self, now: Time, number: usize) {
+        let Bot { session: Some(session), line: Some(line), .. } = &mut self.bots[number] else { return };
+        let mut buffer = [0; DATAGRAM];
+        while let Some(length) = session.poll_transmit(now, &mut buffer) {
+            line.send(now, &buffer[..length]);
+        }
+    }
+
+    /// Makes room for a datagram of a bot.
+    fn open_outbox(&mut self, number: usize) {
+        if self.bots[number].socket != self.outbox_socket {
+            self.flush();
+            self.outbox_socket = self.bots[number].socket;
+        }
+        if self.outbox.is_full() {
+            self.flush();
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::{StdRng, SysRng};
 use rand::{RngExt, SeedableRng};
+use shadowland_client::NetProfile;
 use shadowland_client::session::{End, Session};
 use shadowland_proto::{ConnectConfig, Identity, IntegrityTable, KeyLog, LoginToken, Time, TokenSigner};
 use shadowland_udp::room_for_sockets;
@@ -59,6 +60,8 @@ pub struct BotsConfig {
     pub integrity: Option<Arc<IntegrityTable>>,
     /// Where the keys of their sessions are logged, if at all.
     pub key_log: Option<Arc<KeyLog>>,
+    /// The bad network that they play over, if any.
+    pub net: Option<NetProfile>,
     /// What the bots do.
     pub seed: u64,
     /// Whether some of the bots note what they apply, for [`Bots::drain_samples`].
@@ -83,6 +86,7 @@ impl BotsConfig {
             token_key: None,
             integrity: None,
             key_log: None,
+            net: None,
             seed: 1,
             sample: false,
             nice: 5,

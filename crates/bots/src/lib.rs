@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`fleet`] | [`Bots`]: start, watch, freeze and stop them |
 //! | `driver` | a thread and its bots |
+//! | `line` | a bad network between a bot and its socket |
 //! | `shared_socket` | a socket that several bots share |
 //! | [`wander`] | what a bot does all day |
 //! | [`converged`] | whether a bot sees exactly what is there |
@@ -22,8 +23,11 @@ pub mod converged;
 mod driver;
 pub mod fleet;
 pub mod latency;
+mod line;
 mod shared_socket;
 pub mod town;
 pub mod wander;
+
+pub use shadowland_client::NetProfile;
 
 pub use fleet::{Bots, BotsConfig, BotsError, BotsStats};

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use shadowland_bots::NetProfile;
+
 use crate::config::{ConfigError, DEFAULT_FILE, Effective, Layer};
 use crate::identity::PublicKey;
 
@@ -127,6 +129,9 @@ pub struct BotsArgs {
     /// Packets a second of each player; inputs are made at 60 a second all the same.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = parse_send_hz)]
     pub send_hz: u32,
+    /// Let the players play over a bad network: wifi, mobile, transatlantic, terrible, or a file (docs/TUNING.md).
+    #[arg(long, value_name = "PROFILE|FILE", value_parser = parse_net)]
+    pub net: Option<NetProfile>,
     /// The table of integrity keys to answer with, for a server that checks them.
     #[arg(long, value_name = "PATH")]
     pub integrity_table: Option<PathBuf>,
@@ -147,6 +152,9 @@ pub struct DemoArgs {
     /// Packets a second of each player; inputs are made at 60 a second all the same.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = parse_send_hz)]
     pub send_hz: u32,
+    /// Let the players play over a bad network: wifi, mobile, transatlantic, terrible, or a file (docs/TUNING.md).
+    #[arg(long, value_name = "PROFILE|FILE", value_parser = parse_net)]
+    pub net: Option<NetProfile>,
     /// Print the report as one line of JSON.
     #[arg(long)]
     pub json: bool,
@@ -199,6 +207,23 @@ fn parse_send_hz(text: &str) -> Result<u32, String> {
     hz.ok_or_else(|| "one of 60, 30, 20, 15, 12, 10".to_owned())
 }
 
+/// A named network, or the one that a file describes.
+fn parse_net(text: &str) -> Result<NetProfile, String> {
+    let profile = match text.parse::<NetProfile>() {
+        Ok(profile) => profile,
+        Err(unknown) => {
+            let file =
+                std::fs::read_to_string(text).map_err(|error| format!("{unknown}; as a file: {error}"))?;
+            toml::from_str(&file).map_err(|error| error.to_string())?
+        }
+    };
+    if profile.is_valid() {
+        Ok(profile)
+    } else {
+        Err("shares are from 0 to 1, a burst_length is at least 1, and no figure is negative".to_owned())
+    }
+}
+
 fn parse_server(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
     addresses.next().ok_or_else(|| "the name has no address".to_owned())
@@ -208,6 +233,26 @@ fn parse_server(text: &str) -> Result<SocketAddr, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_network_is_a_name_or_a_file() {
+        assert_eq!(parse_net("mobile"), Ok("mobile".parse().unwrap()));
+        let error = parse_net("mobil").unwrap_err();
+        assert!(
+            error.contains("`mobil`; there are wifi, mobile, transatlantic, terrible; as a file: "),
+            "{error}"
+        );
+        let path = std::env::temp_dir().join(format!("shadowland-net-{}.toml", std::process::id()));
+        let with = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            parse_net(path.to_str().unwrap())
+        };
+        let profile = with("up.latency_ms = 20\ndown = { latency_ms = 30, loss = 0.01 }\n").unwrap();
+        assert_eq!((profile.up.latency_ms, profile.down.loss), (20.0, 0.01));
+        assert!(with("down.loss = 2\n").unwrap_err().starts_with("shares are from 0 to 1"));
+        assert!(with("down.los = 0\n").unwrap_err().contains("unknown field `los`"));
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn the_definition_is_consistent() {

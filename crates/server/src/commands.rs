@@ -106,6 +106,7 @@ pub(crate) fn bots(args: &BotsArgs) -> Result<(), Failure> {
     let bots = BotsConfig {
         key_log: key_log.map(Arc::new),
         send_hz: args.send_hz,
+        net: args.net,
         integrity: table.map(Arc::new),
         ..BotsConfig::new(args.server, args.server_key.0, players)
     };
@@ -177,7 +178,7 @@ pub(crate) fn demo(config: &ConfigArgs, args: &DemoArgs) -> Result<(), Failure> 
     let players = args.players as usize;
     let measured = Duration::from_secs(args.seconds.into());
     let line = Line::new(measured);
-    let options = DemoOptions { players, measured, send_hz: args.send_hz };
+    let options = DemoOptions { players, measured, send_hz: args.send_hz, net: args.net };
     let report = demo::run(config, &options, &mut |progress| line.show_demo(progress, players))?;
     drop(line);
     let mut out = stdout().lock();

@@ -20,7 +20,7 @@ use rand::rngs::{StdRng, SysRng};
 use serde::Serialize;
 use shadowland_bots::converged::{self, Mismatch, Sight, Truth};
 use shadowland_bots::latency::{Resolver, Sample};
-use shadowland_bots::{Bots, BotsConfig, BotsError, BotsStats};
+use shadowland_bots::{Bots, BotsConfig, BotsError, BotsStats, NetProfile};
 use shadowland_proto::{DropReason, Identity};
 use shadowland_wire::entity::{EntityId, EntityType};
 use shadowland_world::Frame;
@@ -57,6 +57,8 @@ pub struct DemoOptions {
     pub measured: Duration,
     /// Packets a second of each player; 60, 30, 20, 15, 12 or 10.
     pub send_hz: u32,
+    /// The bad network that the players play over, if any.
+    pub net: Option<NetProfile>,
 }
 
 /// How far a demo is.
@@ -184,6 +186,7 @@ pub fn run(
     let tap = server.frame_tap(FRAMES_WAITING);
     let bots = Bots::start(BotsConfig {
         send_hz: options.send_hz,
+        net: options.net,
         integrity: tables.map(|tables| Arc::clone(tables.newest())),
         sample: true,
         ..BotsConfig::new(server.local_addr(), server.public_key(), options.players)

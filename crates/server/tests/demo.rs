@@ -7,7 +7,7 @@ use shadowland_server::demo::{self, DemoOptions, Phase};
 
 #[test]
 fn everybody_plays_and_sees_the_truth() {
-    let options = DemoOptions { players: 30, measured: Duration::from_secs(2), send_hz: 30 };
+    let options = DemoOptions { players: 30, measured: Duration::from_secs(2), send_hz: 30, net: None };
     let mut phases = Vec::new();
     let report = demo::run(Config::default(), &options, &mut |progress| {
         if phases.last() != Some(&progress.phase) {
@@ -33,7 +33,7 @@ fn everybody_plays_and_sees_the_truth() {
 
 #[test]
 fn the_report_has_exactly_the_documented_keys() {
-    let options = DemoOptions { players: 1, measured: Duration::from_millis(200), send_hz: 60 };
+    let options = DemoOptions { players: 1, measured: Duration::from_millis(200), send_hz: 60, net: None };
     let report = demo::run(Config::default(), &options, &mut |_| {}).unwrap();
     let line = serde_json::to_string(&report).unwrap();
     let keys: Vec<_> = line.split('"').skip(1).step_by(2).collect();
@@ -58,4 +58,17 @@ fn the_report_has_exactly_the_documented_keys() {
             "errors",
         ]
     );
+}
+
+#[test]
+fn players_on_a_bad_network_see_the_truth_too() {
+    let mut config = Config::default();
+    config.world.npcs = 0;
+    let net = "mobile".parse().ok();
+    let options = DemoOptions { players: 20, measured: Duration::from_secs(2), send_hz: 60, net };
+    let report = demo::run(config, &options, &mut |_| {}).unwrap();
+    assert_eq!((report.connected, report.disconnects, report.errors), (20, 0, 0), "{report:?}");
+    assert_eq!(report.converged, 20, "{report:?}");
+    // 45 ms one way, less 20 of jitter at the best.
+    assert!(report.update_latency_p50_ms > 25.0, "{report:?}");
 }
