@@ -38,6 +38,12 @@ local MESSAGES = {
     [0x41] = "Snapshot",
 }
 
+-- What is left to games is named by its number.
+local function message_name(kind)
+    local of_game = kind >= 0x30 and kind <= 0x3f or kind >= 0x60
+    return MESSAGES[kind] or string.format(of_game and "Game (0x%02x)" or "unknown (0x%02x)", kind)
+end
+
 local FLAGS = {
     "Encrypted", "ChaCha20Poly1305", "Rekey", "Fragment", "Compressed", "Acknowledgment", "ReliableHandshake", "KeyPhase",
 }
@@ -577,7 +583,7 @@ end
 read[0x05] = function(body, tree)
     local range = body:take(1)
     local kind, packed = range:uint() % 128, range:uint() >= 128
-    local name = MESSAGES[kind] or string.format("unknown (0x%02x)", kind)
+    local name = message_name(kind)
     tree:add(f["fragment.name"], range, name .. (packed and ", compressed" or ""))
     body:add_varint(tree, "fragment.index")
     body:add_varint(tree, "fragment.size")
@@ -705,7 +711,7 @@ local function message(payload, tree)
     local start = payload.at
     local range = payload:take(1)
     local kind, reliable = range:uint() % 128, range:uint() >= 128
-    local name = MESSAGES[kind] or string.format("unknown (0x%02x)", kind)
+    local name = message_name(kind)
     local item = tree:add(f.message, range)
     item:set_text("Message: " .. name)
     item:add(f["message.name"], range, name)
