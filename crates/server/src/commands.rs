@@ -82,8 +82,12 @@ pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
         }
     }
     tracing::info!(players = server.stats().players(), "stopping");
-    server.shutdown();
-    tracing::info!("stopped");
+    let stats = server.shutdown();
+    tracing::info!(
+        snapshots = stats.sum(|worker| worker.snapshots),
+        snapshots_reduced = stats.sum(|worker| worker.snapshots_reduced),
+        "stopped"
+    );
     Ok(())
 }
 
