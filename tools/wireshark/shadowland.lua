@@ -411,23 +411,35 @@ local function velocity(block)
     return string.format("velocity %d, %d, %d", x, y, block:flag() and block:signed(16) or 0)
 end
 
-local function vitals(block)
-    return string.format("health %d, mana %d", block:take(8), block:take(8))
+-- How many bits some fields take.
+local FULL_WIDTHS = { animation = 16, state = 16, mana = true }
+
+local function read_widths(block)
+    local widths = { animation = block:take(5), state = block:take(5), mana = block:flag() }
+    if widths.animation > 16 or widths.state > 16 then
+        fail("a field of more than 16 bits")
+    end
+    return widths
 end
 
-local function animation(block)
-    return string.format("animation %d", block:take(16))
+local function vitals(block, widths)
+    return string.format("health %d, mana %d", block:take(8), widths.mana and block:take(8) or 255)
 end
 
-local function state(block)
-    return "state " .. state_names(block:take(16))
+local function animation(block, widths)
+    return string.format("animation %d", block:take(widths.animation))
 end
 
-local function create_entity(block, last)
+local function state(block, widths)
+    return "state " .. state_names(block:take(widths.state))
+end
+
+local function create_entity(block, last, widths)
     local id, kind = block:take(32), block:take(4)
     local name = ENTITIES[kind] or fail("an unknown type of entity")
-    local parts = { full_position(block, last), rotation(block), animation(block), state(block), velocity(block) }
-    parts[#parts + 1] = vitals(block)
+    local parts = { full_position(block, last), rotation(block), animation(block, widths), state(block, widths) }
+    parts[#parts + 1] = velocity(block)
+    parts[#parts + 1] = vitals(block, widths)
     return string.format("entity 0x%08x, %s, %s", id, name, table.concat(parts, "; "))
 end
 
@@ -437,24 +449,31 @@ local function low_position(block, low, rich)
     return string.format("low %d bits X %d, Y %d%s", low, x, y, z)
 end
 
-local function update_entity(block, last, low, rich, some_wide)
-    local wide = some_wide and block:flag()
-    local groups = { true }
-    if block:flag() then
+local function read_groups(block)
+    local groups = {}
+    for group = 1, 6 do
+        groups[group] = block:flag()
+    end
+    return groups
+end
+
+-- `layout` is what the body says of all its updates.
+local function update_entity(block, last, layout)
+    local wide = layout.some_wide and block:flag()
+    local groups = layout.groups or { true }
+    if not layout.groups and block:flag() then
         groups[2] = true
         if block:flag() then
-            for group = 1, 6 do
-                groups[group] = block:flag()
-            end
+            groups = read_groups(block)
         end
     end
     local parts = {}
     if groups[1] then
-        parts[1] = wide and full_position(block, last) or low_position(block, low, rich)
+        parts[1] = wide and full_position(block, last) or low_position(block, layout.low, layout.rich)
     end
     for group, read in ipairs({ rotation, animation, state, velocity, vitals }) do
         if groups[group + 1] then
-            parts[#parts + 1] = read(block)
+            parts[#parts + 1] = read(block, layout.widths)
         end
     end
     return table.concat(parts, "; ")
@@ -479,41 +498,45 @@ end
 local function block_body(source, tree)
     local block = bit_reader(source)
     local last = { 0, 0, 0 }
-    local rich = block:flag()
-    local some_wide, has_updates = false, true
-    if rich then
+    local layout = { rich = block:flag(), widths = FULL_WIDTHS }
+    local has_updates, uniform = true, false
+    if layout.rich then
         local has_tombstones, has_enters = block:flag(), block:flag()
-        has_updates, some_wide = block:flag(), block:flag()
+        has_updates, layout.some_wide, uniform = block:flag(), block:flag(), block:flag()
+        layout.widths = block:flag() and read_widths(block) or FULL_WIDTHS
         for _ = 1, has_tombstones and block:take(4) + 1 or 0 do
             add_record(tree, block, "RemoveEntity", remove_entity)
         end
         for _, slot in ipairs(has_enters and slots(block) or {}) do
-            add_record(tree, block, "CreateEntity in slot " .. slot, create_entity, last)
+            add_record(tree, block, "CreateEntity in slot " .. slot, create_entity, last, layout.widths)
         end
     end
     if has_updates then
-        local changed, low = slots(block), block:take(5)
+        local changed = slots(block)
+        layout.low = block:take(5)
+        layout.groups = uniform and read_groups(block) or nil
         for _, slot in ipairs(changed) do
             local title = "UpdateEntityQuantized in slot " .. slot
-            add_record(tree, block, title, update_entity, last, low, rich, some_wide)
+            add_record(tree, block, title, update_entity, last, layout)
         end
     end
     block:finish()
 end
 
--- One block; `cell` is that of the block before. Returns its own.
+local function signed_varint(source)
+    local value = source:varint()
+    return value % 2 == 0 and value / 2 or -(value + 1) / 2
+end
+
+-- One block of a page; `cell` is that of the block before. Returns its own.
 local function delta_sync(source, tree, cell)
     local start = source.at
     local head = source:take(1):uint()
-    if head >= 0x80 then
-        fail("the highest bit of a block's header")
-    end
     local age, numbered, next_cell = head % 32, math.floor(head / 32) % 2 == 1, math.floor(head / 64) % 2 == 1
     if next_cell then
         cell = cell + 1
     else
-        local value = source:varint()
-        cell = cell + (value % 2 == 0 and value / 2 or -(value + 1) / 2)
+        cell = cell + signed_varint(source)
     end
     local page = numbered and source:varint() or 0
     local baseline = age == 0 and "complete" or string.format("since %d ticks", BASELINE_AGES[age])
@@ -522,6 +545,61 @@ local function delta_sync(source, tree, cell)
     block_body(source, item)
     item:set_len(source.at - start)
     return cell
+end
+
+local function pose_frame(source)
+    local bits = bit_reader(source)
+    local frame = { floor = bits:signed(32), index = bits:take(5), generation = bits:take(4), height = bits:take(6) }
+    frame.widths = read_widths(bits)
+    bits:take(6)
+    bits:finish()
+    return frame
+end
+
+local function pose(bits, frame, row, column)
+    local id = bits:take(frame.index) + bits:take(frame.generation) * 2 ^ 20
+    local x, y = column * 256 + bits:take(8), row * 256 + bits:take(8)
+    local z = frame.floor + (bits:flag() and bits:take(frame.height) or 0)
+    local parts = { string.format("at %d, %d, %d", x, y, z), rotation(bits), animation(bits, frame.widths) }
+    if bits:flag() then
+        parts[#parts + 1] = state(bits, frame.widths)
+        parts[#parts + 1] = vitals(bits, frame.widths)
+    end
+    return string.format("entity 0x%08x, %s", id, table.concat(parts, "; "))
+end
+
+-- One pose block; `context` is what those before it in the same message left.
+local function poses(source, tree, context)
+    local start = source.at
+    local head = source:take(1):uint()
+    if head >= 0x84 then
+        fail("bits of a pose block's header")
+    end
+    if head % 2 == 1 then
+        context.frame = pose_frame(source)
+    end
+    local frame = context.frame or fail("a pose block without a frame")
+    context.row = context.row + (math.floor(head / 2) % 2 == 1 and 1 or signed_varint(source))
+    context.column = context.column + signed_varint(source)
+    local bodies = source:take(1):uint()
+    local item = tree:add(f.block, source.tvb(start, source.at - start), "")
+    item:set_text(string.format("Poses: row %d from column %d on", context.row, context.column))
+    local column = context.column
+    for body = 1, bodies do
+        local bits = bit_reader(source)
+        local skip = bits:take(4)
+        if skip == 15 then
+            skip = bits:take(24)
+        end
+        if body > 1 then
+            column = column + skip
+        end
+        for _ = 0, bits:take(4) do
+            add_record(item, bits, "Pose", pose, frame, context.row, column)
+        end
+        bits:finish()
+    end
+    item:set_len(source.at - start)
 end
 
 -- What the first byte of a snapshot says.
@@ -678,9 +756,13 @@ read[0x41] = function(body, tree)
         local cell, age = body:varint(), body:varint()
         tree:add(f.close, body.tvb(start, body.at - start), string.format("cell %d, %d ticks ago", cell, age))
     end
-    local cell = 0
+    local cell, context = 0, { row = 0, column = 0 }
     while body:rest() > 0 do
-        cell = delta_sync(body, tree, cell)
+        if body.tvb(body.at, 1):uint() >= 0x80 then
+            poses(body, tree, context)
+        else
+            cell = delta_sync(body, tree, cell)
+        end
     end
 end
 

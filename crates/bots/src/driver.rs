@@ -20,7 +20,7 @@ use crate::fleet::{BotsConfig, INPUT_HZ, Inspection, Shared, ThreadStats};
 use crate::latency::Sample;
 use crate::line::{self, Line};
 use crate::shared_socket::SharedSocket;
-use crate::wander::Wanderer;
+use crate::wander::{Pursuit, Wanderer};
 
 /// Datagrams a system call.
 const BATCH: usize = 64;
@@ -115,7 +115,7 @@ impl Driver {
             index: first + number,
             socket: number / per_socket,
             starts_at: config.connect_at(number * threads + thread),
-            mind: Wanderer::new(config.seed, first + number),
+            mind: Wanderer::new(config.seed, first + number, Pursuit::Wander),
             session: None,
             plays: false,
             samples: config.is_sampled(first + number),

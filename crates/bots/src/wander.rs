@@ -21,10 +21,21 @@ const GLANCE: Range<i32> = -728..729;
 /// Ticks that a bot stays down.
 const CROUCH_TICKS: u32 = 30;
 
+/// What a bot does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pursuit {
+    /// It wanders, or stands.
+    #[default]
+    Wander,
+    /// It runs about and strikes at whoever is near, as often as it can: the workload `siege`.
+    Fight,
+}
+
 /// The mind of a bot. The same seed and index do the same.
 #[derive(Debug, Clone)]
 pub struct Wanderer {
     random: Pcg32,
+    pursuit: Pursuit,
     stands: bool,
     input: Input,
     course_ticks: u32,
@@ -34,11 +45,11 @@ pub struct Wanderer {
 impl Wanderer {
     /// The bot with this index.
     #[must_use]
-    pub fn new(seed: u64, index: usize) -> Self {
+    pub fn new(seed: u64, index: usize, pursuit: Pursuit) -> Self {
         let mut random = Pcg32::seed_from_u64(seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let stands = random.random_ratio(1, ONE_STANDS_IN);
+        let stands = random.random_ratio(1, ONE_STANDS_IN) && pursuit == Pursuit::Wander;
         let input = Input { yaw: random.random(), ..Input::default() };
-        Self { random, stands, input, course_ticks: 0, crouch_ticks: 0 }
+        Self { random, pursuit, stands, input, course_ticks: 0, crouch_ticks: 0 }
     }
 
     /// What it wants in the next tick.
@@ -60,6 +71,9 @@ impl Wanderer {
             ticks => ticks.saturating_sub(1),
         };
         self.input.buttons = if self.crouch_ticks > 0 { Buttons::CROUCH } else { Buttons::default() };
+        if self.pursuit == Pursuit::Fight {
+            self.input.buttons = self.input.buttons.with(Buttons::ATTACK);
+        }
         self.input
     }
 
@@ -79,7 +93,7 @@ mod tests {
         let (mut moving, mut turned, mut crouched, mut slowest, mut fastest) = (0, 0, 0, i8::MAX, 0);
         let ticks = 3_000;
         for index in 0..100 {
-            let mut bot = Wanderer::new(1, index);
+            let mut bot = Wanderer::new(1, index, Pursuit::Wander);
             let mut before = bot.next_input();
             moving += usize::from(before.forward > 0);
             for _ in 0..ticks {
@@ -103,7 +117,7 @@ mod tests {
     #[test]
     fn the_same_seed_does_the_same() {
         let walk = |seed| {
-            let mut bot = Wanderer::new(seed, 3);
+            let mut bot = Wanderer::new(seed, 3, Pursuit::Wander);
             (0..500).map(|_| bot.next_input()).collect::<Vec<_>>()
         };
         assert_eq!(walk(7), walk(7));

@@ -1,4 +1,4 @@
-//! The client's copy of what it sees, built from snapshots. The six rules of `docs/PROTOCOL.md`
+//! The client's copy of what it sees, built from snapshots. The seven rules of `docs/PROTOCOL.md`
 //! ("Replication"), which make every copy converge to the server's truth under loss, duplication and
 //! reordering, are implemented here and nowhere else.
 
@@ -10,6 +10,7 @@ use shadowland_wire::codec::{DecodeError, Reader};
 use shadowland_wire::entity::{EntityDelta, EntityId};
 use shadowland_wire::limits::{CLIENT_CLOSES, CLIENT_ENTITIES, CLIENT_PAGES, PAGE_SLOTS};
 use shadowland_wire::message::server::{Close, OwnerRecord, SnapshotHeader};
+use shadowland_wire::pose::{Pose, PoseContext};
 
 /// Ticks for which a closed cell is remembered, 17 s at 60 Hz. Whatever the idle timeout of the session is, no
 /// packet that is older by so much is expected: the replay window drops what is 64 packets behind, and
@@ -44,6 +45,13 @@ pub struct ReplicaEntity {
 }
 
 impl ReplicaEntity {
+    /// Notes that a group is known at `tick`, and gives the tick at which it was before; `None` if what is known is
+    /// not older.
+    fn learn(&mut self, group: EntityDelta, tick: u32) -> Option<u32> {
+        let known = &mut self.known[group.to_bits().trailing_zeros() as usize];
+        (tick > *known).then(|| std::mem::replace(known, tick))
+    }
+
     /// A complete record of an entity that is known already, without what is known more recently.
     fn merged(&self, complete: Self) -> Self {
         let mut merged = complete;
@@ -137,10 +145,12 @@ impl Closed {
 pub struct Applied {
     /// The tick that it showed.
     pub tick: u32,
-    /// Blocks that were applied.
+    /// Blocks of pages that were applied.
     pub blocks: u32,
-    /// Blocks that were superseded already, or could not be applied.
+    /// Those that were superseded already, or could not be applied.
     pub skipped: u32,
+    /// Poses that told something new of somebody in sight.
+    pub poses: u32,
 }
 
 /// The client's copy of what it sees.
@@ -160,6 +170,7 @@ pub struct Replica {
     resets: FxHashMap<PageId, u32>,
     /// Scratch of the decoder.
     block: Block,
+    poses: Vec<Pose>,
 }
 
 impl Replica {
@@ -232,9 +243,20 @@ impl Replica {
             let at = header.tick.checked_sub(close.age).ok_or(DecodeError::BadValue("age of a close"))?;
             self.close(close.cell, at, watcher)?;
         }
-        let mut applied = Applied { tick: header.tick, blocks: 0, skipped: 0 };
+        let mut applied = Applied { tick: header.tick, blocks: 0, skipped: 0, poses: 0 };
         let mut previous = CellId(0);
+        let mut context = PoseContext::default();
         while !reader.is_empty() {
+            if PoseContext::is_next(&reader) {
+                let mut poses = std::mem::take(&mut self.poses);
+                let decoded = context.decode(&mut reader, &mut poses);
+                for pose in &poses {
+                    applied.poses += u32::from(self.apply_pose(header.tick, pose, watcher));
+                }
+                self.poses = poses;
+                decoded?;
+                continue;
+            }
             let block = BlockHeader::decode(&mut reader, &mut previous)?;
             // The scratch leaves `self` while it is applied.
             let mut body = std::mem::take(&mut self.block);
@@ -353,7 +375,7 @@ impl Replica {
             let entity = &mut self.entities[index as usize];
             if tick >= entity.learnt {
                 let known = entity.known.into_iter().filter(|&known| known < tick).max();
-                *entity = if entity.owner == page { entity.merged(new) } else { new };
+                *entity = entity.merged(new);
                 if let Some(known) = known {
                     let record = entity.record;
                     watcher.updated(if since < tick { since } else { known }, tick, &record);
@@ -385,37 +407,66 @@ impl Replica {
         if entity.owner != page || entity.learnt > tick {
             return;
         }
-        let ReplicaEntity { record, known, .. } = entity;
         let mut known_before = None;
-        let mut learn = |group: EntityDelta| {
-            let known = &mut known[group.to_bits().trailing_zeros() as usize];
-            let news = update.delta.contains(group) && tick > *known;
-            if news {
-                known_before = known_before.max(Some(std::mem::replace(known, tick)));
-            }
-            news
+        let mut learn = |entity: &mut ReplicaEntity, group| {
+            let before = if update.delta.contains(group) { entity.learn(group, tick) } else { None };
+            known_before = known_before.max(before);
+            before.is_some()
         };
-        if learn(EntityDelta::POSITION) {
-            record.position = update.position.resolve(record.position);
+        if learn(entity, EntityDelta::POSITION) {
+            entity.record.position = update.position.resolve(entity.record.position);
         }
-        if learn(EntityDelta::ROTATION) {
-            record.rotation = update.rotation;
+        if learn(entity, EntityDelta::ROTATION) {
+            entity.record.rotation = update.rotation;
         }
-        if learn(EntityDelta::ANIMATION) {
-            record.animation = update.animation;
+        if learn(entity, EntityDelta::ANIMATION) {
+            entity.record.animation = update.animation;
         }
-        if learn(EntityDelta::FLAGS) {
-            record.state = update.state;
+        if learn(entity, EntityDelta::FLAGS) {
+            entity.record.state = update.state;
         }
-        if learn(EntityDelta::VELOCITY) {
-            record.velocity = update.velocity;
+        if learn(entity, EntityDelta::VELOCITY) {
+            entity.record.velocity = update.velocity;
         }
-        if learn(EntityDelta::VITALS) {
-            record.vitals = update.vitals;
+        if learn(entity, EntityDelta::VITALS) {
+            entity.record.vitals = update.vitals;
         }
         if let Some(known) = known_before {
-            watcher.updated(if since < tick { since } else { known }, tick, record);
+            watcher.updated(if since < tick { since } else { known }, tick, &entity.record);
         }
+    }
+
+    /// Rule 7: a pose acts on whoever is in sight, and only where nothing more recent is known. Tells whether it did.
+    fn apply_pose(&mut self, tick: u32, pose: &Pose, watcher: &mut impl Watcher) -> bool {
+        let Some(&index) = self.by_id.get(&pose.id) else { return false };
+        let entity = &mut self.entities[index as usize];
+        let mut known_before = None;
+        let mut learn = |entity: &mut ReplicaEntity, group| {
+            let before = entity.learn(group, tick);
+            known_before = known_before.max(before);
+            before.is_some()
+        };
+        if learn(entity, EntityDelta::POSITION) {
+            entity.record.position = pose.position;
+        }
+        if learn(entity, EntityDelta::ROTATION) {
+            entity.record.rotation = pose.rotation;
+        }
+        if learn(entity, EntityDelta::ANIMATION) {
+            entity.record.animation = pose.animation;
+        }
+        if let Some((state, vitals)) = pose.condition {
+            if learn(entity, EntityDelta::FLAGS) {
+                entity.record.state = state;
+            }
+            if learn(entity, EntityDelta::VITALS) {
+                entity.record.vitals = vitals;
+            }
+        }
+        if let Some(known) = known_before {
+            watcher.updated(known, tick, &entity.record);
+        }
+        known_before.is_some()
     }
 
     /// Rule 4: hands the entity over to where it went, or removes it.

@@ -373,6 +373,7 @@ impl Hub {
             let allowed = connection.budget_bytes(now, rules.budget_bytes + OWN_BYTES);
             let budget_bytes = allowed.saturating_sub(OWN_BYTES);
             stats.snapshots_reduced += u64::from(budget_bytes < rules.budget_bytes);
+            stats.crowd_details[viewer.crowd_detail() as usize] += 1;
             let mut snapshot = viewer.snapshot(frame, encoder, rtt_ticks, budget_bytes);
             while let Some(snapshot) = snapshot.as_mut().filter(|snapshot| snapshot.wants_packet()) {
                 let Some(mut packet) = outbox.slot().and_then(|slot| connection.packet(now, slot)) else {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use shadowland_proto::Dropped;
+use shadowland_world::replication::CrowdDetail;
 
 /// Counters of one I/O worker since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct WorkerStats {
     pub snapshots: u64,
     /// Those that congestion control gave less than the setting.
     pub snapshots_reduced: u64,
+    /// Snapshots by how finely their player saw crowds, in the order of [`CrowdDetail::ALL`].
+    pub crowd_details: [u64; CrowdDetail::ALL.len()],
     /// Arrived datagrams that were dropped, by reason.
     pub dropped: Dropped,
     /// Arrived datagrams that were longer than any of the protocol.

@@ -47,6 +47,8 @@ pub struct Outcome {
     pub proofs: u64,
     /// Times that such a session has moved to another address.
     pub moves: u64,
+    /// Poses of crowds that told somebody something new.
+    pub poses: u64,
     /// Fingerprint of the world at the end.
     pub world_hash: u64,
     /// Fingerprint of all that was sent.

@@ -313,6 +313,7 @@ impl Run {
             messages: players.iter().map(Player::datagrams).sum(),
             traffic_hash: players.iter().fold(0, |hash, player| hash ^ player.traffic_hash()),
             world_hash: self.machine.world().world().hash(),
+            ..Outcome::default()
         })
     }
 }

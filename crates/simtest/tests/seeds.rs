@@ -22,6 +22,19 @@ fn replication_converges_under_loss() {
 }
 
 #[test]
+fn crowds_form_in_one_of_three_worlds() {
+    let poses = [3, 6, 9].map(|seed| replication::run(seed).unwrap().poses);
+    assert!(poses.iter().sum::<u64>() > 1_000, "{poses:?}");
+    assert_eq!(replication::run(4).unwrap().poses, 0);
+}
+
+/// Seeds that once found pages of crowds that waited for ever.
+#[test]
+fn seeds_of_crowds_that_once_failed_hold() {
+    all_hold("replication", replication::run, [3, 27, 39].into_iter());
+}
+
+#[test]
 fn the_whole_server_and_its_clients_converge_under_loss() {
     all_hold("lossy", lossy::run, 1..=10);
 }

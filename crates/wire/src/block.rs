@@ -7,10 +7,11 @@
 //! header   age code 5 | page number follows 1 | next cell 1 | zero 1
 //!          [cell: signed varint against the block before, unless it is the next one] [page number varint]
 //! body     plain, 1 zero bit: slot mask, low bits 5, then per slot: UpdateEntityQuantized on level ground
-//!          rich, 1 one bit: tombstones? 1 | enters? 1 | updates? 1 | wide positions? 1
+//!          rich, 1 one bit: tombstones? 1 | enters? 1 | updates? 1 | wide positions? 1 | uniform? 1 | widths? 1
+//!            [widths: animation 5, state 5, mana 1]
 //!            [count-1 4, then per tombstone: RemoveEntity]
 //!            [slot mask, then per slot: CreateEntity]
-//!            [slot mask, low bits 5, then per slot: UpdateEntityQuantized]
+//!            [slot mask, low bits 5, the groups of all if uniform, then per slot: UpdateEntityQuantized]
 //!          padding to a whole byte
 //! ```
 //!
@@ -20,9 +21,13 @@
 use crate::bits::{BitReader, BitWriter};
 use crate::codec::{DecodeError, Full, Reader, Writer};
 use crate::entity::{EntityDelta, EntityId, EntityState, EntityType};
+use crate::fields::{
+    ROTATION_MAX_BITS, VELOCITY_MAX_BITS, Widths, decode_rotation, decode_velocity, encode_rotation,
+    encode_velocity,
+};
 use crate::lattice::{self, FULL_POSITION_BITS, LatticePosition, Quadrant, nearest_with_low_bits};
 use crate::limits::{CELLS_PER_MAP, PAGE_SLOTS, PAGE_TOMBSTONES, PAGES_PER_CELL};
-use crate::quantize::{ANGLE_BITS, COARSE_YAW_BITS, Rotation, Velocity, Vitals};
+use crate::quantize::{COARSE_YAW_BITS, Rotation, Velocity, Vitals};
 
 /// Number of an interest cell: unique on its map, over all layers, and never given to another cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -231,6 +236,8 @@ impl BlockHeader {
     }
 }
 
+/// The bit that says so, and what a rich body has.
+const RICH_BITS: u32 = 1 + 6;
 const SLOT_COUNT_BITS: u32 = 5;
 const TOMBSTONE_COUNT_BITS: u32 = 4;
 const LOW_BITS_BITS: u32 = 5;
@@ -246,16 +253,16 @@ const RECORD_MAX_BITS: u32 = 32 // id
     + EntityState::BITS
     + VELOCITY_MAX_BITS
     + 16; // vitals
-const ROTATION_MAX_BITS: u32 = 1 + 3 * ANGLE_BITS;
-const VELOCITY_MAX_BITS: u32 = 1 + 1 + 3 * 16;
 /// An update's prefix (2 bits and the delta) and the "wide" flag stand where a record has id and type.
 const SLOT_MAX_BITS: u32 = RECORD_MAX_BITS;
 const TOMBSTONE_MAX_BITS: u32 = 32 + TOMBSTONE_AGE_BITS + 1 + CELL_BITS + PAGE_BITS;
 
 /// Bytes of a body at most: every slot a complete record, and every tombstone. It fits a datagram beside
 /// headers, acknowledgements and the owner's record.
-pub const BODY_MAX_BYTES: usize = (5
+pub const BODY_MAX_BYTES: usize = (RICH_BITS
+    + Widths::BITS
     + TOMBSTONE_COUNT_BITS
+    + EntityDelta::BITS
     + 2 * (SLOT_COUNT_BITS + PAGE_SLOTS as u32)
     + LOW_BITS_BITS
     + PAGE_SLOTS as u32 * SLOT_MAX_BITS
@@ -298,16 +305,8 @@ pub fn encode_body<'r>(
     out: &mut [u8],
 ) -> Result<usize, Full> {
     let mut writer = BitWriter::new(out);
-    let any = |what: fn(&Change) -> bool| slots(plan.updates).any(|slot| what(&plan.changes[slot]));
-    let any_wide = any(|change| change.wide);
-    let rich = !plan.tombstones.is_empty() || plan.enters != 0 || any_wide || any(|change| change.height);
-    writer.flag(rich)?;
-    if rich {
-        writer.flag(!plan.tombstones.is_empty())?;
-        writer.flag(plan.enters != 0)?;
-        writer.flag(plan.updates != 0)?;
-        writer.flag(any_wide)?;
-    }
+    let layout = Layout::of(plan, &record);
+    layout.write(plan, &mut writer)?;
     if !plan.tombstones.is_empty() {
         writer.write(plan.tombstones.len() as u32 - 1, TOMBSTONE_COUNT_BITS)?;
         for tombstone in plan.tombstones {
@@ -318,21 +317,97 @@ pub fn encode_body<'r>(
     if plan.enters != 0 {
         encode_slot_mask(&mut writer, plan.enters)?;
         for slot in slots(plan.enters) {
-            encode_record(&mut writer, record(slot), &mut quadrant)?;
+            encode_record(&mut writer, record(slot), layout.widths, &mut quadrant)?;
         }
     }
-    if plan.updates != 0 || !rich {
+    if plan.updates != 0 || !layout.rich {
         encode_slot_mask(&mut writer, plan.updates)?;
         writer.write(plan.low_bits, LOW_BITS_BITS)?;
+        if let Some(groups) = layout.uniform {
+            writer.write(groups.to_bits().into(), EntityDelta::BITS)?;
+        }
         for slot in slots(plan.updates) {
             let change = plan.changes[slot];
-            if any_wide {
+            if layout.any_wide {
                 writer.flag(change.wide)?;
             }
-            encode_update(&mut writer, record(slot), change, plan.low_bits, rich, &mut quadrant)?;
+            encode_update(&mut writer, record(slot), change, plan.low_bits, &layout, &mut quadrant)?;
         }
     }
     writer.finish()
+}
+
+/// How a body says what it says.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    rich: bool,
+    any_wide: bool,
+    /// The groups of every update, where telling all of everybody takes less than telling who has which.
+    uniform: Option<EntityDelta>,
+    widths: Widths,
+}
+
+/// The groups whose widths a rich body tells.
+const WITH_WIDTHS: EntityDelta = EntityDelta::ANIMATION.union(EntityDelta::FLAGS).union(EntityDelta::VITALS);
+
+impl Layout {
+    const PLAIN: Self = Self { rich: false, any_wide: false, uniform: None, widths: Widths::FULL };
+
+    fn of<'r>(plan: &BodyPlan<'_>, record: &impl Fn(usize) -> &'r EntityRecord) -> Self {
+        let (mut any_wide, mut any_height, mut groups) = (false, false, EntityDelta::NONE);
+        for change in slots(plan.updates).map(|slot| &plan.changes[slot]) {
+            any_wide |= change.wide;
+            any_height |= change.height;
+            groups = groups.union(change.delta);
+        }
+        let told = groups.intersection(WITH_WIDTHS);
+        let rich =
+            !plan.tombstones.is_empty() || plan.enters != 0 || any_wide || any_height || !told.is_empty();
+        if !rich {
+            return Self::PLAIN;
+        }
+        let mut widths = Widths::FULL;
+        if plan.enters != 0 || !told.is_empty() {
+            widths = Widths::NONE;
+            slots(plan.enters | plan.updates).for_each(|slot| widths.cover(record(slot)));
+        }
+        Self { rich, any_wide, uniform: uniform_groups(plan, groups, widths), widths }
+    }
+
+    fn write(&self, plan: &BodyPlan<'_>, writer: &mut BitWriter<'_>) -> Result<(), Full> {
+        writer.flag(self.rich)?;
+        if self.rich {
+            writer.flag(!plan.tombstones.is_empty())?;
+            writer.flag(plan.enters != 0)?;
+            writer.flag(plan.updates != 0)?;
+            writer.flag(self.any_wide)?;
+            writer.flag(self.uniform.is_some())?;
+            writer.flag(self.widths != Widths::FULL)?;
+            if self.widths != Widths::FULL {
+                self.widths.write(writer)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All `groups` for all updates, if that is shorter.
+fn uniform_groups(plan: &BodyPlan<'_>, groups: EntityDelta, widths: Widths) -> Option<EntityDelta> {
+    let bits = |group| match group {
+        EntityDelta::POSITION => 2 * plan.low_bits + 1,
+        EntityDelta::ROTATION => 1 + COARSE_YAW_BITS,
+        EntityDelta::ANIMATION => widths.animation,
+        EntityDelta::FLAGS => widths.state,
+        EntityDelta::VITALS => widths.vitals(),
+        _ => VELOCITY_MAX_BITS,
+    };
+    let (mut one_by_one, mut uniform) = (0, EntityDelta::BITS);
+    for slot in slots(plan.updates) {
+        let delta = plan.changes[slot].delta;
+        one_by_one += prefix_of(delta).1;
+        uniform += groups.without(delta).iter().map(bits).sum::<u32>();
+    }
+    (uniform < one_by_one).then_some(groups)
 }
 
 /// The slots of a mask, lowest first.
@@ -385,33 +460,48 @@ fn decode_tombstone(reader: &mut BitReader<'_>) -> Result<Tombstone, DecodeError
 fn encode_record(
     writer: &mut BitWriter<'_>,
     record: &EntityRecord,
+    widths: Widths,
     quadrant: &mut Quadrant,
 ) -> Result<(), Full> {
     writer.write(record.id.to_bits(), 32)?;
     writer.write(record.kind as u32, EntityType::BITS)?;
     lattice::write_full(writer, record.position, quadrant)?;
     encode_rotation(writer, record.rotation)?;
-    writer.write(record.animation.into(), 16)?;
-    writer.write(record.state.to_bits(), EntityState::BITS)?;
+    widths.write_animation(writer, record.animation)?;
+    widths.write_state(writer, record.state)?;
     encode_velocity(writer, record.velocity)?;
-    encode_vitals(writer, record.vitals)
+    widths.write_vitals(writer, record.vitals)
 }
 
-fn decode_record(reader: &mut BitReader<'_>, quadrant: &mut Quadrant) -> Result<EntityRecord, DecodeError> {
+fn decode_record(
+    reader: &mut BitReader<'_>,
+    widths: Widths,
+    quadrant: &mut Quadrant,
+) -> Result<EntityRecord, DecodeError> {
     Ok(EntityRecord {
         id: EntityId::from_bits(reader.read(32)?),
         kind: EntityType::from_number(reader.read(EntityType::BITS)?)?,
         position: lattice::read_full(reader, quadrant)?,
         rotation: decode_rotation(reader)?,
-        animation: reader.read(16)? as u16,
-        state: EntityState::from_bits(reader.read(EntityState::BITS)?)?,
+        animation: widths.read_animation(reader)?,
+        state: widths.read_state(reader)?,
         velocity: decode_velocity(reader)?,
-        vitals: decode_vitals(reader)?,
+        vitals: widths.read_vitals(reader)?,
     })
 }
 
 /// Prefix of an update: position alone (0), position and rotation (10), or any groups (11 and the delta).
 const POSE: EntityDelta = EntityDelta::from_bits(0b11);
+
+/// The prefix of an update that is not uniform, and its bits.
+#[inline]
+fn prefix_of(delta: EntityDelta) -> (u32, u32) {
+    match delta {
+        EntityDelta::POSITION => (0, 1),
+        POSE => (0b01, 2),
+        _ => (0b11 | u32::from(delta.to_bits()) << 2, 2 + EntityDelta::BITS),
+    }
+}
 
 #[inline]
 fn encode_update(
@@ -419,16 +509,13 @@ fn encode_update(
     record: &EntityRecord,
     change: Change,
     low_bits: u32,
-    rich: bool,
+    layout: &Layout,
     quadrant: &mut Quadrant,
 ) -> Result<(), Full> {
-    let delta = change.delta;
-    if delta == EntityDelta::POSITION {
-        writer.write(0, 1)?;
-    } else if delta == POSE {
-        writer.write(0b01, 2)?;
-    } else {
-        writer.write(0b11 | u32::from(delta.to_bits()) << 2, 2 + EntityDelta::BITS)?;
+    let delta = layout.uniform.unwrap_or(change.delta);
+    if layout.uniform.is_none() {
+        let (prefix, bits) = prefix_of(delta);
+        writer.write(prefix, bits)?;
     }
     if delta.contains(EntityDelta::POSITION) {
         if change.wide {
@@ -436,7 +523,7 @@ fn encode_update(
         } else {
             writer.write(record.position.x as u32, low_bits)?;
             writer.write(record.position.y as u32, low_bits)?;
-            if rich {
+            if layout.rich {
                 writer.flag(change.height)?;
             }
             if change.height {
@@ -448,16 +535,16 @@ fn encode_update(
         encode_rotation(writer, record.rotation)?;
     }
     if delta.contains(EntityDelta::ANIMATION) {
-        writer.write(record.animation.into(), 16)?;
+        layout.widths.write_animation(writer, record.animation)?;
     }
     if delta.contains(EntityDelta::FLAGS) {
-        writer.write(record.state.to_bits(), EntityState::BITS)?;
+        layout.widths.write_state(writer, record.state)?;
     }
     if delta.contains(EntityDelta::VELOCITY) {
         encode_velocity(writer, record.velocity)?;
     }
     if delta.contains(EntityDelta::VITALS) {
-        encode_vitals(writer, record.vitals)?;
+        layout.widths.write_vitals(writer, record.vitals)?;
     }
     Ok(())
 }
@@ -478,9 +565,12 @@ fn decode_update(
     slot: usize,
     form: Form,
     low_bits: u32,
+    layout: &Layout,
     quadrant: &mut Quadrant,
 ) -> Result<Update, DecodeError> {
-    let delta = if !reader.flag()? {
+    let delta = if let Some(groups) = layout.uniform {
+        groups
+    } else if !reader.flag()? {
         EntityDelta::POSITION
     } else if !reader.flag()? {
         POSE
@@ -511,72 +601,18 @@ fn decode_update(
         update.rotation = decode_rotation(reader)?;
     }
     if delta.contains(EntityDelta::ANIMATION) {
-        update.animation = reader.read(16)? as u16;
+        update.animation = layout.widths.read_animation(reader)?;
     }
     if delta.contains(EntityDelta::FLAGS) {
-        update.state = EntityState::from_bits(reader.read(EntityState::BITS)?)?;
+        update.state = layout.widths.read_state(reader)?;
     }
     if delta.contains(EntityDelta::VELOCITY) {
         update.velocity = decode_velocity(reader)?;
     }
     if delta.contains(EntityDelta::VITALS) {
-        update.vitals = decode_vitals(reader)?;
+        update.vitals = layout.widths.read_vitals(reader)?;
     }
     Ok(update)
-}
-
-/// A coarse yaw takes eight bits, anything finer three full angles.
-fn encode_rotation(writer: &mut BitWriter<'_>, rotation: Rotation) -> Result<(), Full> {
-    if let Some(yaw) = rotation.coarse_yaw() {
-        return writer.write(u32::from(yaw) << 1, 1 + COARSE_YAW_BITS);
-    }
-    writer.flag(true)?;
-    for angle in [rotation.yaw, rotation.pitch, rotation.roll] {
-        writer.write(angle.into(), ANGLE_BITS)?;
-    }
-    Ok(())
-}
-
-fn decode_rotation(reader: &mut BitReader<'_>) -> Result<Rotation, DecodeError> {
-    if !reader.flag()? {
-        return Ok(Rotation::from_coarse_yaw(reader.read(COARSE_YAW_BITS)? as u8));
-    }
-    let mut angle = || Ok(reader.read(ANGLE_BITS)? as u16);
-    Ok(Rotation { yaw: angle()?, pitch: angle()?, roll: angle()? })
-}
-
-/// Standing still takes one bit, moving on level ground leaves the vertical part out.
-fn encode_velocity(writer: &mut BitWriter<'_>, velocity: Velocity) -> Result<(), Full> {
-    let moving = velocity != Velocity::default();
-    writer.flag(moving)?;
-    if moving {
-        writer.write(velocity.x as u16 as u32, 16)?;
-        writer.write(velocity.y as u16 as u32, 16)?;
-        writer.flag(velocity.z != 0)?;
-        if velocity.z != 0 {
-            writer.write(velocity.z as u16 as u32, 16)?;
-        }
-    }
-    Ok(())
-}
-
-fn decode_velocity(reader: &mut BitReader<'_>) -> Result<Velocity, DecodeError> {
-    if !reader.flag()? {
-        return Ok(Velocity::default());
-    }
-    let x = reader.read(16)? as u16 as i16;
-    let y = reader.read(16)? as u16 as i16;
-    let z = if reader.flag()? { reader.read(16)? as u16 as i16 } else { 0 };
-    Ok(Velocity { x, y, z })
-}
-
-fn encode_vitals(writer: &mut BitWriter<'_>, vitals: Vitals) -> Result<(), Full> {
-    writer.write(u32::from(vitals.health) | u32::from(vitals.mana) << 8, 16)
-}
-
-fn decode_vitals(reader: &mut BitReader<'_>) -> Result<Vitals, DecodeError> {
-    let both = reader.read(16)?;
-    Ok(Vitals { health: both as u8, mana: (both >> 8) as u8 })
 }
 
 /// A decoded block (DeltaSync). Reuse one for many blocks: after the first few, decoding allocates nothing.
@@ -598,12 +634,16 @@ impl Block {
         self.updates.clear();
         let start = reader.save();
         let mut bits = BitReader::new(reader.rest());
-        let rich = bits.flag()?;
-        let (has_tombstones, has_enters, has_updates, any_wide) = if rich {
-            (bits.flag()?, bits.flag()?, bits.flag()?, bits.flag()?)
-        } else {
-            (false, false, true, false)
-        };
+        let mut layout = Layout { rich: bits.flag()?, ..Layout::PLAIN };
+        let (mut has_tombstones, mut has_enters, mut has_updates, mut is_uniform) =
+            (false, false, true, false);
+        if layout.rich {
+            (has_tombstones, has_enters, has_updates) = (bits.flag()?, bits.flag()?, bits.flag()?);
+            (layout.any_wide, is_uniform) = (bits.flag()?, bits.flag()?);
+            if bits.flag()? {
+                layout.widths = Widths::read(&mut bits)?;
+            }
+        }
         if has_tombstones {
             for _ in 0..=bits.read(TOMBSTONE_COUNT_BITS)? {
                 self.tombstones.push(decode_tombstone(&mut bits)?);
@@ -612,19 +652,22 @@ impl Block {
         let mut quadrant = Quadrant::default();
         if has_enters {
             for slot in slots(decode_slot_mask(&mut bits)?) {
-                self.enters.push((slot as u8, decode_record(&mut bits, &mut quadrant)?));
+                self.enters.push((slot as u8, decode_record(&mut bits, layout.widths, &mut quadrant)?));
             }
         }
         if has_updates {
             let mask = decode_slot_mask(&mut bits)?;
             let low_bits = bits.read(LOW_BITS_BITS)?;
+            if is_uniform {
+                layout.uniform = Some(EntityDelta::from_bits(bits.read(EntityDelta::BITS)? as u8));
+            }
             for slot in slots(mask) {
-                let form = match (rich, any_wide && bits.flag()?) {
+                let form = match (layout.rich, layout.any_wide && bits.flag()?) {
                     (false, _) => Form::Level,
                     (true, false) => Form::Low,
                     (true, true) => Form::Wide,
                 };
-                self.updates.push(decode_update(&mut bits, slot, form, low_bits, &mut quadrant)?);
+                self.updates.push(decode_update(&mut bits, slot, form, low_bits, &layout, &mut quadrant)?);
             }
         }
         let consumed = bits.finish();
@@ -635,11 +678,14 @@ impl Block {
 }
 
 #[cfg(test)]
+pub(crate) use tests::any_record;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn any_record() -> impl Strategy<Value = EntityRecord> {
+    pub(crate) fn any_record() -> impl Strategy<Value = EntityRecord> {
         let motion = (any::<[i32; 3]>(), any::<[i16; 3]>(), any::<[u16; 3]>(), any::<bool>());
         (any::<u32>(), 0u32..8, motion, any::<u16>(), 0u32..1 << 16, any::<[u8; 2]>()).prop_map(
             |(id, kind, (position, velocity, angles, level), animation, state, vitals)| {
@@ -682,11 +728,12 @@ mod tests {
     }
 
     fn check_update(update: &Update, record: &EntityRecord, change: Change, held: LatticePosition) {
-        assert_eq!(update.delta, change.delta);
-        if change.delta.contains(EntityDelta::POSITION) {
+        // More may be told than changed.
+        assert!(update.delta.contains(change.delta));
+        if update.delta.contains(EntityDelta::POSITION) {
             assert_eq!(update.position.resolve(held), record.position);
         }
-        let has = |group| change.delta.contains(group);
+        let has = |group| update.delta.contains(group);
         assert!(!has(EntityDelta::ROTATION) || update.rotation == record.rotation);
         assert!(!has(EntityDelta::ANIMATION) || update.animation == record.animation);
         assert!(!has(EntityDelta::FLAGS) || update.state == record.state);

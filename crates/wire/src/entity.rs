@@ -214,8 +214,27 @@ impl EntityDelta {
     /// The groups of both.
     #[must_use]
     #[inline]
-    pub fn union(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// The groups that are in both.
+    #[must_use]
+    #[inline]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Its groups that are not in `other`.
+    #[must_use]
+    #[inline]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Its groups, one by one.
+    pub fn iter(self) -> impl Iterator<Item = Self> {
+        (0..Self::BITS).map(|bit| Self(1 << bit)).filter(move |group| self.contains(*group))
     }
 
     /// Whether no group is in it.

@@ -17,6 +17,7 @@
 //! | [`quantize`] | angles, velocities, vitals |
 //! | [`entity`] | entity identifiers, types, state and delta flags |
 //! | [`block`] | replication blocks: what changed in a page of a cell since a baseline |
+//! | [`pose`] | pose blocks: where those are who stand near in a crowd |
 
 #![forbid(unsafe_code)]
 
@@ -25,11 +26,13 @@ pub mod bits;
 pub mod block;
 pub mod codec;
 pub mod entity;
+mod fields;
 pub mod handshake;
 pub mod header;
 pub mod lattice;
 pub mod limits;
 pub mod message;
+pub mod pose;
 pub mod quantize;
 
 pub use codec::{DecodeError, Full, Reader, Writer};

@@ -10,6 +10,7 @@ use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits;
 use shadowland_wire::message::client::{Buttons, Input, InputMessage, ResetPage};
 use shadowland_wire::message::server::{Brevity, Close, OwnerRecord, SnapshotHeader, Welcome};
+use shadowland_wire::pose::{self, Leaf, Pose, PoseContext, PoseFrame};
 use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
 const DOCUMENT: &str = include_str!("../../../docs/PROTOCOL.md");
@@ -111,6 +112,24 @@ fn a_snapshot_of_changes() {
     assert_eq!(block.tombstones, stones);
     let held = LatticePosition { x: 69_990, y: 5, z: 0 };
     assert_eq!(block.updates[0].position.resolve(held), player().position);
+}
+
+#[test]
+fn a_pose_block() {
+    let frame = PoseFrame::covering([player()].iter());
+    let leaf = Leaf::at(player().position);
+    assert_eq!(leaf, Leaf { row: -1, column: 273 });
+    let bytes = written(|writer| {
+        let mut body = [0; pose::BODY_MAX_BYTES];
+        let length = frame.encode_body(0, [(&player(), true)].into_iter(), &mut body).unwrap();
+        PoseContext::default().encode_header(&frame, leaf, 1, writer).unwrap();
+        writer.bytes(&body[..length]).unwrap();
+    });
+    documented("the pose block", &bytes);
+    let mut poses = Vec::new();
+    PoseContext::default().decode(&mut Reader::new(&bytes), &mut poses).unwrap();
+    let EntityRecord { id, position, rotation, animation, state, vitals, .. } = player();
+    assert_eq!(poses, [Pose { id, position, rotation, animation, condition: Some((state, vitals)) }]);
 }
 
 #[test]

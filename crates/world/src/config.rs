@@ -36,8 +36,13 @@ pub struct WorldConfig {
     pub near_share: f64,
     /// Ticks between updates of what is distant.
     pub distant_period: u32,
+    /// A cell with so many entities is a crowd: its pages go round, and who is near is told of besides in every tick.
+    /// Until it has less than three quarters of that.
+    pub crowd_entities: usize,
     /// How bodies move.
     pub movement: MovementConfig,
+    /// How they fight.
+    pub combat: CombatConfig,
     /// Npcs that wander over the map.
     pub npcs: usize,
 }
@@ -77,6 +82,36 @@ pub struct MovementConfig {
     pub gravity_cm_per_s2: f64,
 }
 
+/// How bodies fight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CombatConfig {
+    /// How far a blow reaches, in centimetres.
+    pub reach_cm: f64,
+    /// Points of health at the start.
+    pub health: u16,
+    /// Points that a blow takes.
+    pub damage: u16,
+    /// Ticks between two blows.
+    pub cooldown_ticks: u32,
+    /// Ticks after a blow for which both sides are in combat.
+    pub combat_ticks: u32,
+    /// Ticks that the dead lie before they rise.
+    pub dead_ticks: u32,
+}
+
+impl Default for CombatConfig {
+    fn default() -> Self {
+        Self {
+            reach_cm: 250.0,
+            health: 1_000,
+            damage: 60,
+            cooldown_ticks: 60,
+            combat_ticks: 300,
+            dead_ticks: 300,
+        }
+    }
+}
+
 impl Default for WorldConfig {
     fn default() -> Self {
         Self {
@@ -89,6 +124,7 @@ impl Default for WorldConfig {
             layers: sight::layers(sight::default_distance_cm, 2.0),
             near_share: 0.5,
             distant_period: 3,
+            crowd_entities: 288,
             movement: MovementConfig {
                 walk_cm_per_s: 600.0,
                 sprint_cm_per_s: 900.0,
@@ -96,6 +132,7 @@ impl Default for WorldConfig {
                 jump_cm_per_s: 450.0,
                 gravity_cm_per_s2: 980.0,
             },
+            combat: CombatConfig::default(),
             npcs: 200,
         }
     }
@@ -143,6 +180,11 @@ impl WorldConfig {
         )?;
         require((0.0..=1.0).contains(&self.near_share), "near_share", "between 0 and 1")?;
         require((1..=60).contains(&self.distant_period), "distant_period", "between 1 and 60 ticks")?;
+        require(
+            (4..=MAX_ENTITIES).contains(&self.crowd_entities),
+            "crowd_entities",
+            "between 4 and 800,000",
+        )?;
         require((1..=MAX_LAYERS).contains(&self.layers.len()), "layers", "one to four layers")?;
         let in_a_layer = |kind| self.layers.iter().any(|layer| layer.types.contains(&kind));
         require(
@@ -172,6 +214,13 @@ impl WorldConfig {
             "layers.distance_cm",
             "long enough that the map has below 2^26 cells",
         )?;
+        let combat = &self.combat;
+        require(length(combat.reach_cm, 1.0, 10_000.0), "combat.reach_cm", "between 1 and 10,000 cm")?;
+        require(combat.health > 0, "combat.health", "above 0")?;
+        let ticks = 1..=1_000_000;
+        require(ticks.contains(&combat.cooldown_ticks), "combat.cooldown_ticks", "between 1 and 1,000,000")?;
+        require(ticks.contains(&combat.combat_ticks), "combat.combat_ticks", "between 1 and 1,000,000")?;
+        require(ticks.contains(&combat.dead_ticks), "combat.dead_ticks", "between 1 and 1,000,000")?;
         let movement = &self.movement;
         let speeds = [
             movement.walk_cm_per_s,

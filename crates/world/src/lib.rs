@@ -10,6 +10,7 @@
 //! | `columns` | the entities, as plain typed columns with generational identifiers |
 //! | `players` | who plays, and the inputs that wait to be simulated |
 //! | `movement` | what an input does to a body |
+//! | `combat` | what an attack does to others |
 //! | `creatures` | what moves by itself |
 //! | [`interest`] | layers of cells, their pages and stable slots |
 //! | [`sight`] | how far each entity type is seen, and the layers that follow |
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod columns;
+mod combat;
 pub mod config;
 mod creatures;
 pub mod interest;

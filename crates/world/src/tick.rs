@@ -6,10 +6,11 @@ use glam::DVec3;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
 use shadowland_wire::entity::{EntityId, EntityState, EntityType};
-use shadowland_wire::message::client::Input;
-use shadowland_wire::quantize::Velocity;
+use shadowland_wire::message::client::{Buttons, Input};
+use shadowland_wire::quantize::{Velocity, Vitals};
 
-use crate::columns::{Columns, WorldFull};
+use crate::columns::{Columns, WorldFull, indices_for};
+use crate::combat::Combat;
 use crate::creatures::Creatures;
 use crate::interest::Interest;
 use crate::movement::{self, Body};
@@ -25,6 +26,7 @@ pub struct World {
     columns: Columns,
     players: Players,
     creatures: Creatures,
+    combat: Combat,
     interest: Interest,
     /// Where newcomers appear.
     spawn_points: Pcg32,
@@ -45,6 +47,7 @@ impl World {
             columns: Columns::new(config.entity_capacity),
             players: Players::new(config.player_capacity),
             creatures: Creatures::new(Pcg32::seed_from_u64(config.seed ^ 1), config.npcs),
+            combat: Combat::new(&config.combat, indices_for(config.entity_capacity)),
             interest: Interest::new(&config),
             spawn_points: Pcg32::seed_from_u64(config.seed),
             config,
@@ -62,6 +65,7 @@ impl World {
         self.tick += 1;
         self.move_players();
         self.move_creatures();
+        self.fight();
         self.update_interest();
     }
 
@@ -116,7 +120,9 @@ impl World {
 
     /// Puts an entity into the world, at a point in centimetres. It is seen from the next tick on.
     pub fn spawn(&mut self, kind: EntityType, position_cm: [f64; 3]) -> Result<EntityId, WorldFull> {
-        self.columns.spawn(self.tick, kind, DVec3::from_array(position_cm))
+        let id = self.columns.spawn(self.tick, kind, DVec3::from_array(position_cm))?;
+        self.combat.enter(&self.config.combat, id);
+        Ok(id)
     }
 
     /// Takes an entity out of the world.
@@ -183,6 +189,18 @@ impl World {
         self.columns.lives(id).then(|| self.columns.position[id.index()].to_array())
     }
 
+    /// The state flags of an entity.
+    #[must_use]
+    pub fn state(&self, id: EntityId) -> Option<EntityState> {
+        self.columns.lives(id).then(|| self.columns.state[id.index()])
+    }
+
+    /// Health and mana of an entity.
+    #[must_use]
+    pub fn vitals(&self, id: EntityId) -> Option<Vitals> {
+        self.columns.lives(id).then(|| self.columns.vitals[id.index()])
+    }
+
     /// Takes a picture of the last tick.
     pub fn publish(&self, frame: &mut Frame) {
         let owners = (0..).zip(self.players.rows()).map(|(slot, player)| match player {
@@ -226,12 +244,17 @@ impl World {
     }
 
     fn move_players(&mut self) {
-        let Self { columns, players, config, .. } = self;
+        let Self { columns, players, combat, config, tick, .. } = self;
         for player in players.iter_mut() {
             let index = player.entity.index();
             let mut body = body_at(columns, index);
             let mut moved = false;
+            let dead = combat.is_dead(player.entity);
             for input in player.inputs.take() {
+                if input.buttons.contains(Buttons::ATTACK) {
+                    combat.attack(*tick, player.entity);
+                }
+                let input = if dead { Input { yaw: body.yaw, ..Input::default() } } else { input };
                 body = movement::step(body, input, &config.movement, &config.map, config.tick_seconds());
                 moved = true;
             }
@@ -249,13 +272,21 @@ impl World {
     }
 
     fn move_creatures(&mut self) {
-        let Self { columns, creatures, config, tick, .. } = self;
+        let Self { columns, creatures, combat, config, tick, .. } = self;
         for (entity, input) in creatures.intentions(*tick) {
             let index = entity.index();
             let body = body_at(columns, index);
+            let dead = combat.is_dead(entity);
+            let input = if dead { Input { yaw: body.yaw, ..Input::default() } } else { input };
             let body = movement::step(body, input, &config.movement, &config.map, config.tick_seconds());
             put_body(columns, index, &body);
         }
+    }
+
+    fn fight(&mut self) {
+        let Self { columns, combat, config, interest, spawn_points, tick, .. } = self;
+        let point = || random_point(spawn_points, config.map.size_cm);
+        combat.fight(*tick, &config.combat, columns, |id| interest.is_hidden(id), point);
     }
 
     /// Quantizes everybody and notes what changed, in the order of their indices.
@@ -274,9 +305,13 @@ impl World {
 
     /// A point on the ground, anywhere on the map.
     fn random_point(&mut self) -> [f64; 3] {
-        let half = self.config.map.size_cm / 2.0;
-        [self.spawn_points.random_range(-half..half), self.spawn_points.random_range(-half..half), 0.0]
+        random_point(&mut self.spawn_points, self.config.map.size_cm)
     }
+}
+
+fn random_point(random: &mut Pcg32, size_cm: f64) -> [f64; 3] {
+    let half = size_cm / 2.0;
+    [random.random_range(-half..half), random.random_range(-half..half), 0.0]
 }
 
 fn body_at(columns: &Columns, index: usize) -> Body {
@@ -299,7 +334,6 @@ fn put_body(columns: &mut Columns, index: usize, body: &Body) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shadowland_wire::message::client::Buttons;
 
     #[test]
     fn who_jumps_and_falls_silent_comes_down() {

@@ -22,6 +22,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::Serialize;
 use shadowland_bots::town;
+use shadowland_bots::wander::Pursuit;
 use shadowland_proto::{Identity, Time};
 use shadowland_server::config::Config;
 use shadowland_server::embed::{Assembly, WorldSide, assemble};
@@ -44,6 +45,8 @@ const WARM_UP_TICKS: u64 = 120;
 const JOIN_TICKS: u64 = 3_600;
 /// Ticks of stillness before views are compared with the truth.
 const STILL_TICKS: u64 = 120;
+/// The same in `siege`: until the last of the dead has risen, and the pages have gone round twice.
+const STILL_AFTER_SIEGE_TICKS: u64 = 660;
 
 /// What a tick costs, without sockets.
 #[derive(Debug, clap::Args)]
@@ -83,7 +86,7 @@ enum Workload {
     Wander,
     /// As wander, but 30 % stand in five hot spots, 5 square metres a head.
     Town,
-    /// Everybody in one square, 5 square metres a head, in everybody's sight.
+    /// Everybody in one square, 5 square metres a head, in everybody's sight; everybody moves and fights.
     Siege,
 }
 
@@ -110,6 +113,7 @@ struct Report {
     refresh_s_max: f64,
     allocations_per_tick: f64,
     bytes_per_player_per_s: f64,
+    bytes_per_tick_max: u64,
     reduction_percent: f64,
     position_error_cm_max: f64,
 }
@@ -235,6 +239,8 @@ enum Work {
     Settle { players: usize, map_size_cm: f64, seed: u64 },
     /// Start to watch what is seen.
     Watch,
+    /// Remember how the server has a tick.
+    Remember { moment: Arc<sight::Moment> },
     /// Compare what is seen with the truth, and tell what was watched.
     Sight { frame: Arc<Frame>, truth: Arc<sight::Truth> },
 }
@@ -251,7 +257,8 @@ impl<'a> Bench<'a> {
             let addresses = (0..players)
                 .filter(|player| player % count == index)
                 .map(|player| (player, SocketAddr::from((Ipv4Addr::LOCALHOST, 1_024 + player as u16))));
-            let shard = Shard::new(hub, addresses, identity.public_key(), arguments.seed);
+            let pursuit = arguments.workload.pursuit();
+            let shard = Shard::new(hub, addresses, identity.public_key(), arguments.seed, pursuit);
             Worker::start(shard)
         });
         let shards = shards.collect();
@@ -277,7 +284,7 @@ impl<'a> Bench<'a> {
         let contender_before = self.contender.as_ref().map_or(0, |(contender, _)| contender.bytes_out());
         let ticks = u64::from(self.arguments.ticks);
         self.progress.set_message("measuring");
-        let costs: Vec<TickCost> = (0..ticks).map(|_| self.step(false)).collect();
+        let costs: Vec<TickCost> = (0..ticks).map(|_| self.watched_step()).collect();
         let sent = self.sent_bytes();
         let contender_sent =
             self.contender.take().map(|(contender, _)| contender.bytes_out() - contender_before);
@@ -287,7 +294,7 @@ impl<'a> Bench<'a> {
         let truth = Arc::new(sight::Truth::new(self.world.world(), &frame));
         let watched = self.look(&frame, &truth);
         self.progress.set_message("comparing");
-        self.run_on(STILL_TICKS, true);
+        self.run_on(self.arguments.workload.still_ticks(), true);
         let frame = self.world.publish();
         let truth = Arc::new(sight::Truth::new(self.world.world(), &frame));
         let at_rest = self.look(&frame, &truth);
@@ -322,10 +329,11 @@ impl<'a> Bench<'a> {
             },
             aead_floor_ms: floor,
             nearest_40_hz: watched.nearest_40_hz(),
-            refresh_s_max: watched.refresh_s_max,
+            refresh_s_max: watched.refresh_s_max(),
             allocations_per_tick: costs.iter().map(|cost| cost.allocations).sum::<u64>() as f64
                 / ticks as f64,
             bytes_per_player_per_s,
+            bytes_per_tick_max: sent.bytes_in_tick_max,
             reduction_percent: 100.0 * (1.0 - bytes_per_player_per_s / naive),
             position_error_cm_max: at_rest.position_error_cm_max,
         };
@@ -354,8 +362,17 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// One tick, of which is remembered what happened in it.
+    fn watched_step(&mut self) -> TickCost {
+        let (cost, frame) = self.step(false);
+        let moment = Arc::new(sight::Moment::new(&frame));
+        drop(frame);
+        self.all(|| Work::Remember { moment: Arc::clone(&moment) });
+        cost
+    }
+
     /// One tick of everything.
-    fn step(&mut self, still: bool) -> TickCost {
+    fn step(&mut self, still: bool) -> (TickCost, Arc<Frame>) {
         self.tick += 1;
         self.progress.inc(1);
         let (tick, now) = (self.tick, Time::from_micros(self.tick * 1_000_000 / TICK_HZ));
@@ -375,7 +392,7 @@ impl<'a> Bench<'a> {
         let cpu = |spans: &[Told]| spans.iter().map(|told| told.span.cpu).sum();
         let longest = |spans: &[Told]| spans.iter().map(|told| told.span.wall).max().unwrap_or_default();
         let allocations = |spans: &[Told]| spans.iter().map(|told| told.span.allocations).sum::<u64>();
-        TickCost {
+        let cost = TickCost {
             receive: cpu(&received),
             simulate: simulated.cpu,
             publish: published.cpu,
@@ -387,7 +404,8 @@ impl<'a> Bench<'a> {
                 + allocations(&served)
                 + simulated.allocations
                 + published.allocations,
-        }
+        };
+        (cost, frame)
     }
 
     /// Has every shard do something at the same time, and waits for all.
@@ -427,6 +445,7 @@ impl Worker {
                         settled = shard.settle(|index| town::hot_spot(seed, index, players, map_size_cm));
                     }
                     Work::Watch => shard.watch(),
+                    Work::Remember { moment } => shard.remember(moment),
                     Work::Sight { frame, truth } => seen = shard.look(&frame, &truth),
                 }
                 if tell.send(Told { span, seen, traffic: shard.traffic(), settled }).is_err() {
@@ -435,6 +454,22 @@ impl Worker {
             }
         });
         Self { work, done }
+    }
+}
+
+impl Workload {
+    fn pursuit(self) -> Pursuit {
+        match self {
+            Self::Wander | Self::Town => Pursuit::Wander,
+            Self::Siege => Pursuit::Fight,
+        }
+    }
+
+    fn still_ticks(self) -> u64 {
+        match self {
+            Self::Wander | Self::Town => STILL_TICKS,
+            Self::Siege => STILL_AFTER_SIEGE_TICKS,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use shadowland_bots::wander::Wanderer;
+use shadowland_bots::wander::{Pursuit, Wanderer};
 use shadowland_client::session::Session;
 use shadowland_proto::{ConnectConfig, Time};
 use shadowland_server::embed::{Hub, Inbox, Outbox};
@@ -15,7 +15,7 @@ use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_world::Frame;
 
 use super::TICK_HZ;
-use super::sight::{self, Seen, Truth, Watch};
+use super::sight::{self, Moment, Seen, Truth, Watch};
 use crate::clock::{Span, measure};
 
 /// Round trips of the clients, in ticks: 1 up to this.
@@ -43,6 +43,8 @@ pub(super) struct Traffic {
     pub(super) bytes_in: u64,
     pub(super) packets_out: u64,
     pub(super) bytes_out: u64,
+    /// The most that left for one client in one tick, since watching began.
+    pub(super) bytes_in_tick_max: u64,
 }
 
 impl std::iter::Sum for Traffic {
@@ -52,6 +54,7 @@ impl std::iter::Sum for Traffic {
             bytes_in: a.bytes_in + b.bytes_in,
             packets_out: a.packets_out + b.packets_out,
             bytes_out: a.bytes_out + b.bytes_out,
+            bytes_in_tick_max: a.bytes_in_tick_max.max(b.bytes_in_tick_max),
         })
     }
 }
@@ -70,6 +73,14 @@ struct Client {
     down: VecDeque<OnTheWay>,
     up: VecDeque<OnTheWay>,
     watch: Option<Watch>,
+    /// What left for it in one tick.
+    sent: SentInTick,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct SentInTick {
+    tick: u64,
+    bytes: u64,
 }
 
 pub(super) struct Shard {
@@ -81,7 +92,10 @@ pub(super) struct Shard {
     waiting: VecDeque<(usize, SocketAddr)>,
     server_key: [u8; 32],
     seed: u64,
+    pursuit: Pursuit,
     rng: StdRng,
+    /// The last ticks, as the server had them.
+    moments: VecDeque<Arc<Moment>>,
     inbox: Vec<(SocketAddr, Vec<u8>)>,
     /// The slots of a batch, as a worker's.
     received: Vec<Received>,
@@ -165,6 +179,7 @@ impl Shard {
         clients: impl Iterator<Item = (usize, SocketAddr)>,
         server_key: [u8; 32],
         seed: u64,
+        pursuit: Pursuit,
     ) -> Self {
         Self {
             hub,
@@ -173,6 +188,8 @@ impl Shard {
             waiting: clients.collect(),
             server_key,
             seed,
+            pursuit,
+            moments: VecDeque::new(),
             rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             inbox: Vec::new(),
             received: vec![
@@ -208,15 +225,16 @@ impl Shard {
                 stands: false,
                 address,
                 session,
-                walk: Wanderer::new(self.seed, player),
+                walk: Wanderer::new(self.seed, player, self.pursuit),
                 round_trip: 1 + player as u64 % LONGEST_ROUND_TRIP,
                 down: VecDeque::new(),
                 up: VecDeque::new(),
                 watch: player.is_multiple_of(WATCHED_OF).then(Watch::default),
+                sent: SentInTick::default(),
             });
         }
-        let watching = self.watching;
-        self.clients.iter_mut().for_each(|client| client.turn(now, tick, still, watching));
+        let moments = self.watching.then_some(&self.moments);
+        self.clients.iter_mut().for_each(|client| client.turn(now, tick, still, moments));
         // What arrives at the server in this tick.
         for client in &mut self.clients {
             while let Some((_, datagram)) = client.up.pop_front_if(|(arrival, _)| *arrival <= tick) {
@@ -231,7 +249,7 @@ impl Shard {
 
     /// Puts what the hub sent on its way to the clients.
     fn deliver(&mut self) {
-        let Self { outbox, clients, client_of, traffic, tick, .. } = self;
+        let Self { outbox, clients, client_of, traffic, tick, watching, .. } = self;
         outbox.flush();
         let mut rest = &outbox.bytes[..];
         for &(len, to) in &outbox.left {
@@ -240,6 +258,13 @@ impl Shard {
             traffic.packets_out += 1;
             traffic.bytes_out += u64::from(len);
             let client = &mut clients[client_of[usize::from(to.port())] as usize];
+            if client.sent.tick != *tick {
+                client.sent = SentInTick { tick: *tick, bytes: 0 };
+            }
+            client.sent.bytes += u64::from(len);
+            if *watching {
+                traffic.bytes_in_tick_max = traffic.bytes_in_tick_max.max(client.sent.bytes);
+            }
             // It was sent in the tick before this one.
             let arrival = *tick - 1 + client.round_trip.div_ceil(2);
             client.down.push_back((arrival, datagram.to_vec()));
@@ -287,6 +312,12 @@ impl Shard {
         settled.collect()
     }
 
+    /// Remembers how the server has a tick, for as long as its snapshots can be on their way.
+    pub(super) fn remember(&mut self, moment: Arc<Moment>) {
+        self.moments.truncate(LONGEST_ROUND_TRIP as usize + 1);
+        self.moments.push_front(moment);
+    }
+
     pub(super) fn watch(&mut self) {
         self.watching = true;
         for client in &mut self.clients {
@@ -300,20 +331,29 @@ impl Shard {
         let watched = self.clients.iter().filter_map(|client| {
             let own = client.session.welcome()?.entity;
             let watch = client.watch.as_ref()?;
-            Some(sight::look(client.session.replica(), own, Some(watch), truth))
+            Some(sight::look(client.session.replica(), own, watch, truth))
         });
         watched.fold(Seen::default(), Seen::and)
     }
 }
 
 impl Client {
-    fn turn(&mut self, now: Time, tick: u64, still: bool, watching: bool) {
+    /// Receives, acts and sends. `moments` are given while what it sees is watched.
+    fn turn(&mut self, now: Time, tick: u64, still: bool, moments: Option<&VecDeque<Arc<Moment>>>) {
         while let Some((_, mut datagram)) = self.down.pop_front_if(|(arrival, _)| *arrival <= tick) {
             // A dropped datagram is the session's own business.
             let _ = match &mut self.watch {
-                Some(watch) if watching => self.session.handle_watched(now, &mut datagram, watch),
+                Some(watch) if moments.is_some() => self.session.handle_watched(now, &mut datagram, watch),
                 _ => self.session.handle(now, &mut datagram),
             };
+        }
+        if let (Some(watch), Some(moments), Some(welcome)) =
+            (&mut self.watch, moments, self.session.welcome())
+        {
+            let shown = self.session.replica().tick();
+            if let Some(moment) = moments.iter().find(|moment| moment.tick() == shown) {
+                watch.judge(welcome.entity, moment);
+            }
         }
         if self.session.next_timeout().is_some_and(|at| now >= at) {
             self.session.on_timeout(now);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use shadowland_client::replica::{Replica, Watcher};
 use shadowland_wire::block::EntityRecord;
 use shadowland_wire::entity::{EntityId, EntityType};
-use shadowland_wire::lattice::Lattice;
+use shadowland_wire::lattice::{Lattice, LatticePosition};
 use shadowland_world::{Frame, World};
 
 /// Those whose rate counts as that of the near ones.
@@ -29,15 +29,53 @@ impl Truth {
     }
 }
 
+/// Everybody in one tick, as the server has it.
+#[derive(Debug)]
+pub(super) struct Moment {
+    tick: u32,
+    /// The interest distance, in steps.
+    distance: i64,
+    entities: Vec<Present>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Present {
+    id: EntityId,
+    position: LatticePosition,
+    /// Whether its place changed in this tick, and whether anything did.
+    moved: bool,
+    changed: bool,
+}
+
+impl Moment {
+    pub(super) fn new(frame: &Frame) -> Self {
+        let tick = frame.tick();
+        let present = |row: &shadowland_world::interest::Row| Present {
+            id: row.record.id,
+            position: row.record.position,
+            moved: row.changed[0] == tick,
+            changed: row.changed.contains(&tick),
+        };
+        let entities =
+            frame.all_pages().flat_map(|page| page.rows().map(present).collect::<Vec<_>>()).collect();
+        let distance = frame.layers().of(EntityType::Player).distance().into();
+        Self { tick, distance, entities }
+    }
+
+    pub(super) fn tick(&self) -> u32 {
+        self.tick
+    }
+}
+
 /// What clients saw, in sum.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     clients: u64,
     visible: u64,
-    /// Updates a second of the nearest, and how many they are.
-    near_hz: f64,
-    near: u64,
-    pub(super) refresh_s_max: f64,
+    /// Times that one of the nearest had moved, and of those the times that the client learnt of it in that tick.
+    near_moved: u64,
+    near_told: u64,
+    refresh_ticks_max: u32,
     pub(super) position_error_cm_max: f64,
 }
 
@@ -46,9 +84,9 @@ impl Seen {
         Self {
             clients: self.clients + other.clients,
             visible: self.visible + other.visible,
-            near_hz: self.near_hz + other.near_hz,
-            near: self.near + other.near,
-            refresh_s_max: self.refresh_s_max.max(other.refresh_s_max),
+            near_moved: self.near_moved + other.near_moved,
+            near_told: self.near_told + other.near_told,
+            refresh_ticks_max: self.refresh_ticks_max.max(other.refresh_ticks_max),
             position_error_cm_max: self.position_error_cm_max.max(other.position_error_cm_max),
         }
     }
@@ -58,41 +96,88 @@ impl Seen {
         self.visible as f64 / self.clients.max(1) as f64
     }
 
-    /// Updates a second of those of the nearest that move all the time, on average.
+    /// Of the ticks in which one of the nearest moved, those whose snapshot said so, by 60 a second.
     pub(super) fn nearest_40_hz(&self) -> f64 {
-        self.near_hz / self.near.max(1) as f64
+        self.near_told as f64 / self.near_moved.max(1) as f64 * TICK_HZ
+    }
+
+    /// The longest time for which a change of anybody in sight was not followed by any news of it.
+    pub(super) fn refresh_s_max(&self) -> f64 {
+        f64::from(self.refresh_ticks_max) / TICK_HZ
     }
 }
 
 /// Watches the updates that one client gets.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    since: u32,
-    entities: HashMap<EntityId, Updates>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Updates {
-    first: u32,
-    last: u32,
-    count: u32,
-    longest: u32,
+    /// By index: the tick of the newest news.
+    told: Vec<u32>,
+    /// By index: the tick of the first change of which there was no news since; 0 = none.
+    waits_since: Vec<u32>,
+    /// The tick that was judged last.
+    judged: u32,
+    /// The nearest; scratch.
+    by_distance: Vec<(i64, usize)>,
+    seen: Seen,
 }
 
 impl Watch {
     /// Forgets what was seen up to a tick.
     pub(super) fn restart(&mut self, tick: u32) {
-        self.since = tick;
-        self.entities.clear();
+        self.judged = tick;
+        self.waits_since.fill(0);
+        self.seen = Seen::default();
     }
 
     fn note(&mut self, tick: u32, id: EntityId) {
-        let updates =
-            self.entities.entry(id).or_insert(Updates { first: tick, last: tick, count: 0, longest: 0 });
-        if tick > updates.last {
-            updates.count += 1;
-            updates.longest = updates.longest.max(tick - updates.last);
-            updates.last = tick;
+        let index = id.index();
+        if self.told.len() <= index {
+            self.told.resize(index + 1, 0);
+        }
+        self.told[index] = self.told[index].max(tick);
+    }
+
+    /// Compares what was told of a tick with what happened in it. Every tick is to be judged.
+    pub(super) fn judge(&mut self, own: EntityId, moment: &Moment) {
+        if moment.tick <= self.judged {
+            return;
+        }
+        self.judged = moment.tick;
+        let Some(here) = moment.entities.iter().find(|present| present.id == own) else { return };
+        let here = here.position.to_array().map(i64::from);
+        self.by_distance.clear();
+        for (at, present) in moment.entities.iter().enumerate().filter(|(_, present)| present.id != own) {
+            let there = present.position.to_array();
+            let squared = (0..3).map(|axis| (i64::from(there[axis]) - here[axis]).pow(2)).sum();
+            self.by_distance.push((squared, at));
+            let index = present.id.index();
+            if self.told.len() <= index {
+                self.told.resize(index + 1, 0);
+            }
+            if self.waits_since.len() <= index {
+                self.waits_since.resize(index + 1, 0);
+            }
+            let waits_since = &mut self.waits_since[index];
+            if self.told[index] == moment.tick || squared > moment.distance * moment.distance {
+                *waits_since = 0;
+            } else if *waits_since == 0 && present.changed {
+                *waits_since = moment.tick;
+            }
+            if *waits_since != 0 {
+                let waits = moment.tick - *waits_since;
+                self.seen.refresh_ticks_max = self.seen.refresh_ticks_max.max(waits);
+            }
+        }
+        let nearest = NEAREST.min(self.by_distance.len());
+        if nearest < self.by_distance.len() {
+            self.by_distance.select_nth_unstable(nearest);
+        }
+        for &(_, at) in &self.by_distance[..nearest] {
+            let present = &moment.entities[at];
+            if present.moved {
+                self.seen.near_moved += 1;
+                self.seen.near_told += u64::from(self.told[present.id.index()] == moment.tick);
+            }
         }
     }
 }
@@ -105,15 +190,11 @@ impl Watcher for Watch {
     fn updated(&mut self, _since: u32, tick: u32, record: &EntityRecord) {
         self.note(tick, record.id);
     }
-
-    fn vanished(&mut self, id: EntityId) {
-        self.entities.remove(&id);
-    }
 }
 
-/// What one client sees. `watch` is what it was told lately, if that was watched.
-pub(super) fn look(replica: &Replica, own: EntityId, watch: Option<&Watch>, truth: &Truth) -> Seen {
-    let mut seen = Seen { clients: 1, ..Seen::default() };
+/// What one client sees, and what `watch` saw in its place.
+pub(super) fn look(replica: &Replica, own: EntityId, watch: &Watch, truth: &Truth) -> Seen {
+    let mut seen = Seen { clients: 1, ..watch.seen.clone() };
     let Some(&here) = truth.positions.get(&own) else { return seen };
     let distance = |there: [f64; 3]| here.iter().zip(there).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
     let within = |position: &[f64; 3]| distance(*position) <= truth.distance_cm;
@@ -124,45 +205,5 @@ pub(super) fn look(replica: &Replica, own: EntityId, watch: Option<&Watch>, trut
         let error = shown.iter().zip(position).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
         seen.position_error_cm_max = seen.position_error_cm_max.max(error);
     }
-    if let Some(watch) = watch {
-        seen.watched(replica, own, watch, truth, distance);
-    }
     seen
-}
-
-impl Seen {
-    fn watched(
-        &mut self,
-        replica: &Replica,
-        own: EntityId,
-        watch: &Watch,
-        truth: &Truth,
-        distance: impl Fn([f64; 3]) -> f64,
-    ) {
-        // Who walks changes its place in every tick.
-        let walks = |record: &&EntityRecord| record.animation != 0 && record.id != own;
-        let mut others: Vec<(f64, EntityId)> = replica
-            .entities()
-            .filter(walks)
-            .filter_map(|record| Some((distance(*truth.positions.get(&record.id)?), record.id)))
-            .collect();
-        others.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let now = replica.tick();
-        for (place, (far, id)) in others.into_iter().enumerate() {
-            let Some(updates) = watch.entities.get(&id) else {
-                // Not a word since the start.
-                self.refresh_s_max = self.refresh_s_max.max(f64::from(now - watch.since) / TICK_HZ);
-                continue;
-            };
-            if far <= truth.distance_cm {
-                let gap = updates.longest.max(now - updates.last);
-                self.refresh_s_max = self.refresh_s_max.max(f64::from(gap) / TICK_HZ);
-            }
-            let span = updates.last - updates.first;
-            if place < NEAREST && span >= 60 {
-                self.near_hz += f64::from(updates.count) / f64::from(span) * TICK_HZ;
-                self.near += 1;
-            }
-        }
-    }
 }

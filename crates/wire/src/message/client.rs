@@ -28,6 +28,14 @@ impl Buttons {
     pub const CROUCH: Self = Self(1 << 1);
     /// Jump.
     pub const JUMP: Self = Self(1 << 2);
+    /// Strike whoever is nearest.
+    pub const ATTACK: Self = Self(1 << 3);
+
+    /// The keys of both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 
     /// Whether all keys of `other` are held.
     #[must_use]

@@ -45,6 +45,9 @@ pub struct Interest {
     pages_of_layer: [u32; MAX_LAYERS],
     places: Vec<Option<Place>>,
     hidden: private::Hidden,
+    /// The cells that are crowds, in the order in which they became so.
+    crowds: Vec<CellId>,
+    crowd_entities: u32,
     /// Where the search for pages to release goes on.
     sweep: u32,
 }
@@ -65,6 +68,8 @@ impl Interest {
             pages_of_layer: [0; MAX_LAYERS],
             places: vec![None; places],
             hidden: private::Hidden::new(places, config.player_capacity),
+            crowds: Vec::new(),
+            crowd_entities: config.crowd_entities as u32,
             sweep: 0,
         }
     }
@@ -94,6 +99,12 @@ impl Interest {
         &self.pages
     }
 
+    /// The cells that are crowds.
+    #[must_use]
+    pub fn crowds(&self) -> &[CellId] {
+        &self.crowds
+    }
+
     /// Brings an entity's row up to date at the end of a tick: it enters, changes, or goes to another cell. A cell in
     /// which a hundred thousand stand already shows no more of them.
     pub fn update(&mut self, now: Tick, record: &EntityRecord) {
@@ -109,12 +120,14 @@ impl Interest {
             let to = self.free_place(now, layer.cell_at(record.position));
             let destination = to.map(|to| self.pages.page(to.page).id());
             self.pages.leave(place.page, now, place.slot, destination);
+            self.count(from.cell, -1);
             self.places[index] = to;
         } else {
             self.places[index] = self.free_place(now, layer.cell_at(record.position));
         }
         if let Some(place) = self.places[index] {
             self.pages.enter(place.page, now, place.slot, record);
+            self.count(self.pages.page(place.page).id().cell, 1);
         }
     }
 
@@ -127,6 +140,7 @@ impl Interest {
     fn remove_from_grid(&mut self, now: Tick, id: EntityId) {
         if let Some(place) = self.places[id.index()].take() {
             self.pages.leave(place.page, now, place.slot, None);
+            self.count(self.pages.page(place.page).id().cell, -1);
         }
     }
 
@@ -143,6 +157,28 @@ impl Interest {
             if header.is_releasable(now) {
                 self.release_tail(now, header.id.cell);
             }
+        }
+    }
+
+    /// Notes that somebody came into a cell or left it. A cell becomes a crowd when it has so many members as the
+    /// configuration says, and is one until it has less than three quarters of that.
+    fn count(&mut self, cell: CellId, by: i32) {
+        let first = self.cells.get(cell);
+        let (members, crowded) = self.pages.count_member(first, by);
+        let limit = self.crowd_entities;
+        let is_crowd = if crowded { members >= limit - limit / 4 } else { members >= limit };
+        if is_crowd == crowded {
+            return;
+        }
+        if is_crowd {
+            self.crowds.push(cell);
+        } else {
+            self.crowds.retain(|crowd| *crowd != cell);
+        }
+        let mut page = first;
+        while let Some(&PageHeader { next, .. }) = self.pages.header(page) {
+            self.pages.set_crowded(page, is_crowd);
+            page = next;
         }
     }
 
@@ -167,10 +203,11 @@ impl Interest {
         if let Some(layer) = self.layers.number_of(cell) {
             self.pages_of_layer[layer] += 1;
         }
-        if last == NO_PAGE {
-            self.cells.insert(cell, new);
-        } else {
+        if let Some(&PageHeader { crowded, .. }) = self.pages.header(last) {
             self.pages.set_next(last, new);
+            self.pages.set_crowded(new, crowded);
+        } else {
+            self.cells.insert(cell, new);
         }
         Some(Place { page: new, slot: 0 })
     }

@@ -30,7 +30,11 @@ pub struct PageHeader {
     pub last_change: Tick,
     /// The oldest tick that can be a baseline: tombstones before it are missing.
     pub floor: Tick,
+    /// Entities in all pages of the cell. Kept at page 0.
+    pub(super) cell_members: u32,
     stone_count: u8,
+    /// Its cell is a crowd.
+    pub crowded: bool,
 }
 
 /// The quantized state of the entity in a slot, and the ticks of its last changes.
@@ -85,7 +89,9 @@ const FREE: PageHeader = PageHeader {
     next: NO_PAGE,
     last_change: 0,
     floor: 0,
+    cell_members: 0,
     stone_count: 0,
+    crowded: false,
 };
 
 /// All pages of a world or of a frame, by index.
@@ -234,6 +240,17 @@ impl Pages {
 
     pub(super) fn close(&mut self, index: u32) {
         self.headers[index as usize] = FREE;
+    }
+
+    pub(super) fn set_crowded(&mut self, index: u32, crowded: bool) {
+        self.headers[index as usize].crowded = crowded;
+    }
+
+    /// Counts a member of the cell whose first page this is, and tells how many there are and whether that was a crowd.
+    pub(super) fn count_member(&mut self, first: u32, by: i32) -> (u32, bool) {
+        let header = &mut self.headers[first as usize];
+        header.cell_members = header.cell_members.saturating_add_signed(by);
+        (header.cell_members, header.crowded)
     }
 
     pub(super) fn set_next(&mut self, index: u32, next: u32) {

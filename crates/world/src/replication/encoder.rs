@@ -7,6 +7,7 @@ use shadowland_wire::lattice::low_bits_for;
 use shadowland_wire::limits::{PAGE_SLOTS, PAGE_TOMBSTONES};
 
 use super::Frame;
+use super::poses::Poses;
 use super::subscriptions::{Moving, Wanted, most_entries};
 use super::viewer::Due;
 use crate::Tick;
@@ -29,6 +30,7 @@ pub struct Encoder {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     used: usize,
+    pub(super) poses: Poses,
     /// Pages that a viewer is about to get; scratch of [`super::Viewer::snapshot`], kept to be reused.
     pub(super) due: Vec<Due>,
     /// Scratch of a viewer whose subscriptions change: the cells in its sight, its entries before and after, and
@@ -88,6 +90,7 @@ impl Encoder {
         if self.tick != frame.tick() {
             self.tick = frame.tick();
             self.used = 0;
+            self.poses.clear();
             let pages = frame.pages().len();
             if pages > self.pages {
                 self.pages = pages.next_power_of_two();

@@ -24,6 +24,7 @@ pub struct Frame {
     used_layers: u8,
     cells: CellTable,
     pages: Pages,
+    crowds: Vec<CellId>,
     owners: Vec<OwnerRow>,
 }
 
@@ -61,6 +62,7 @@ impl Frame {
             used_layers: 0,
             cells: CellTable::default(),
             pages: Pages::default(),
+            crowds: Vec::new(),
             owners: vec![OwnerRow::default(); config.player_capacity],
         }
     }
@@ -137,6 +139,18 @@ impl Frame {
         &self.pages
     }
 
+    /// The pages of all crowds, by index.
+    pub(super) fn crowd_pages(&self) -> impl Iterator<Item = (u32, Page<'_>)> + '_ {
+        self.crowds.iter().flat_map(move |&cell| {
+            let mut next = self.first_page(cell);
+            std::iter::from_fn(move || {
+                let index = next;
+                next = self.pages.header(index)?.next;
+                Some((index, self.pages.page(index)))
+            })
+        })
+    }
+
     /// How far a layer's entities are near, as a share of its distance.
     pub(super) fn near_share(&self) -> f64 {
         self.near_share
@@ -169,6 +183,8 @@ impl Frame {
         self.used_layers = interest.used_layers();
         self.cells.copy_from(interest.cells());
         self.pages.copy_from(interest.pages());
+        self.crowds.clear();
+        self.crowds.extend_from_slice(interest.crowds());
         for (row, owner) in self.owners.iter_mut().zip(owners) {
             *row = owner;
         }

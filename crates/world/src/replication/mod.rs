@@ -9,12 +9,15 @@
 //!                                Viewer::acked   -> baselines rise
 //! ```
 
+mod crowd;
 mod encoder;
 mod frame;
 mod ledger;
+mod poses;
 mod subscriptions;
 mod viewer;
 
+pub use crowd::CrowdDetail;
 pub use encoder::{Encoder, EncoderStats};
 pub use frame::{Frame, OwnerRow};
 pub use viewer::{Snapshot, Viewer, ViewerStats};

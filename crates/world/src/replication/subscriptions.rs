@@ -6,6 +6,7 @@ use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::{CLIENT_ENTITIES, CLIENT_PAGES, CLOSES_PER_SNAPSHOT, PAGE_SLOTS};
 use shadowland_wire::message::server::Close;
 
+use super::crowd::{AppliedTicks, CrowdDetail, WAITING_PAGES};
 use super::ledger::{Ledger, Reference};
 use super::viewer::Due;
 use super::{Encoder, Frame};
@@ -43,6 +44,10 @@ pub(super) struct Entry {
     pub(super) waiting: bool,
     /// A block on which others relied is missing: the next one starts from the baseline.
     pub(super) broken: bool,
+    /// Its cell is a crowd: its turns are those of the crowds.
+    pub(super) crowded: bool,
+    /// The last block was sent on such a turn, in the first packet of its tick, and relied on no other.
+    sent_in_crowd: bool,
     /// The cell has another page behind it.
     has_next: bool,
 }
@@ -89,13 +94,22 @@ const NEW: u16 = u16::MAX;
 /// The subscriptions of one viewer.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    /// Those that are near, then the distant ones by the phase of their turns, each by page: what has its turn in
-    /// the same tick lies together.
+    /// Those that are near, then the distant ones and last those of crowds by the phase of their turns, each by page:
+    /// what has its turn in the same tick lies together.
     entries: Vec<Entry>,
     details: Vec<Detail>,
     near_end: u16,
     /// Where the distant entries of each phase end; the first begin where the near ones end.
     ends: Vec<u16>,
+    /// The same for the entries of crowds, which begin where the distant ones end.
+    crowd_ends: Vec<u16>,
+    crowd_detail: CrowdDetail,
+    /// The tick up to which crowds had their turns.
+    crowds_turned: Tick,
+    /// The ticks whose first packet was applied.
+    applied_ticks: AppliedTicks,
+    /// The cells of all entries, in order, and whether they are near.
+    seen: Vec<(CellId, bool)>,
     /// A page was seen that has no entry yet.
     incomplete: bool,
     /// A cell was closed while turns were taken: what is already due of it must not go out.
@@ -129,7 +143,17 @@ impl Entry {
             held: false,
             waiting: false,
             broken: false,
+            crowded: false,
+            sent_in_crowd: false,
             has_next: false,
+        }
+    }
+
+    /// Raises the baseline if what was sent on a crowd's turn has been applied.
+    #[inline]
+    pub(super) fn settle(&mut self, applied: &AppliedTicks) {
+        if self.sent_in_crowd && applied.contains(self.sent) {
+            self.baseline = self.baseline.max(self.sent);
         }
     }
 
@@ -139,6 +163,7 @@ impl Entry {
     pub(super) fn start(&self, now: Tick, patience: Tick, floor: Tick) -> Tick {
         let confirmed = if self.baseline < floor { 0 } else { self.baseline };
         let optimistic = confirmed != 0
+            && !self.crowded
             && self.sent > confirmed
             && !self.broken
             && now - confirmed <= patience.min(super::encoder::OPTIMISTIC_TICKS);
@@ -154,6 +179,11 @@ impl Subscriptions {
             details: Vec::new(),
             near_end: 0,
             ends: Vec::new(),
+            crowd_ends: Vec::new(),
+            crowd_detail: CrowdDetail::Full,
+            crowds_turned: 0,
+            applied_ticks: AppliedTicks::default(),
+            seen: Vec::new(),
             incomplete: false,
             closed_in_turn: false,
             waiting: Vec::new(),
@@ -167,6 +197,18 @@ impl Subscriptions {
     #[inline]
     pub(super) fn entry_mut(&mut self, index: u16) -> &mut Entry {
         &mut self.entries[usize::from(index)]
+    }
+
+    /// How finely the viewer sees crowds.
+    pub(super) fn crowd_detail(&self) -> CrowdDetail {
+        self.crowd_detail
+    }
+
+    /// The first packet of a tick has been applied.
+    pub(super) fn tick_applied(&mut self, tick: Tick) {
+        if self.crowd_detail != CrowdDetail::Full {
+            self.applied_ticks.insert(tick);
+        }
     }
 
     fn entry(&self, index: u16) -> &Entry {
@@ -217,15 +259,6 @@ impl Subscriptions {
             return;
         }
         let Encoder { wanted, held, kept, map, .. } = scratch;
-        held.clear();
-        held.extend(
-            (0..).zip(self.entries.iter().zip(&self.details)).map(|(before, (&entry, &detail))| Moving {
-                entry,
-                detail,
-                before,
-            }),
-        );
-        held.sort_unstable_by_key(|moving| moving.entry.page);
         if moved {
             wanted.clear();
             for layer in frame.used_layers() {
@@ -236,6 +269,26 @@ impl Subscriptions {
             }
             // Behind those of all grids.
             wanted.extend(private.map(|cell| Wanted { cell, squared_distance: 0.0 }));
+            // A crowd's pages are many, and few of its viewers' moves take them to other cells.
+            if !self.incomplete
+                && self.crowd_detail != CrowdDetail::Full
+                && self.sees_the_same(frame, position, wanted)
+            {
+                self.anchor = Some(position);
+                (self.used_layers, self.private) = (used_layers, private);
+                return;
+            }
+        }
+        held.clear();
+        held.extend(
+            (0..).zip(self.entries.iter().zip(&self.details)).map(|(before, (&entry, &detail))| Moving {
+                entry,
+                detail,
+                before,
+            }),
+        );
+        held.sort_unstable_by_key(|moving| moving.entry.page);
+        if moved {
             (self.used_layers, self.private) = (used_layers, private);
             let complete = self.merge(frame, position, wanted, held, kept);
             // What could not be closed now is tried again in the next tick.
@@ -243,11 +296,27 @@ impl Subscriptions {
         } else {
             std::mem::swap(held, kept);
         }
-        add_pages_behind(kept);
+        add_pages_behind(frame, kept);
+        self.seen.clear();
+        let first_pages = kept.iter().map(|moving| &moving.entry).filter(|entry| entry.page.number == 0);
+        self.seen.extend(first_pages.map(|entry| (entry.page.cell, entry.near)));
         map.clear();
         map.resize(self.entries.len(), NEW);
         self.arrange(frame, kept, map);
         ledger.follow(|entry| map.get(usize::from(entry)).copied().unwrap_or(NEW));
+    }
+
+    /// Whether [`Subscriptions::merge`] would change nothing but distances.
+    fn sees_the_same(&self, frame: &Frame, position: LatticePosition, wanted: &[Wanted]) -> bool {
+        let mut wanted = wanted.iter().peekable();
+        let same = |&(cell, near): &(CellId, bool)| {
+            let layer = frame.layers().of_cell(cell);
+            let want = wanted.next_if(|want| want.cell == cell);
+            let squared =
+                want.map_or_else(|| layer.squared_distance_to(cell, position), |want| want.squared_distance);
+            (want.is_some() || is_kept(frame, cell, squared)) && near == is_near(frame, layer, squared)
+        };
+        self.seen.iter().all(same) && wanted.next().is_none()
     }
 
     /// Makes `kept` the entries of the wanted cells, and of those that are not far enough to be dropped. `false` when
@@ -278,16 +347,12 @@ impl Subscriptions {
             let want = wanted.next_if(|want| want.cell == cell);
             let squared =
                 want.map_or_else(|| layer.squared_distance_to(cell, position), |want| want.squared_distance);
-            let limit = f64::from(layer.distance())
-                + slack_of(layer)
-                + f64::from(layer.cell_edge()) * HYSTERESIS_PER_EDGE;
-            let stays = want.is_some() || (squared <= limit * limit && !frame.layers().is_private(cell));
+            let stays = want.is_some() || is_kept(frame, cell, squared);
             if !stays && self.close(cell, pages[0].detail.cell_was_sent, frame.tick()) {
                 continue;
             }
             complete &= stays;
-            let near = f64::from(layer.distance()) * frame.near_share();
-            let near = squared <= near * near;
+            let near = is_near(frame, layer, squared);
             if pages.is_empty() && kept.len() < MAX_ENTRIES {
                 let detail = Detail { squared_distance: squared as f32, ..Detail::default() };
                 let entry = Entry::new(PageId { cell, number: 0 }, near);
@@ -303,14 +368,25 @@ impl Subscriptions {
 
     /// Puts the entries in the order of their turns, and notes in `map` where each went.
     fn arrange(&mut self, frame: &Frame, kept: &mut [Moving], map: &mut [u16]) {
-        let group = |moving: &Moving| {
-            if moving.entry.near { 0 } else { 1 + frame.phase(moving.entry.page) }
+        for Moving { entry, .. } in kept.iter_mut() {
+            entry.settle(&self.applied_ticks);
+            let header = frame.pages().header(entry.page_index).filter(|header| header.id == entry.page);
+            entry.crowded = header.map_or(entry.crowded, |header| header.crowded);
+        }
+        self.crowd_detail = CrowdDetail::of(kept.iter().filter(|moving| moving.entry.crowded).count());
+        let (distant, crowds) = (frame.distant_period(), self.crowd_detail.period());
+        let group = |moving: &Moving| match moving.entry {
+            Entry { crowded: true, page, .. } => 1 + distant + phase_in_crowds(page, crowds),
+            Entry { near: true, .. } => 0,
+            Entry { page, .. } => 1 + frame.phase(page),
         };
         kept.sort_unstable_by_key(|moving| (group(moving), moving.entry.page));
         let end_of = |last: u32| kept.partition_point(|moving| group(moving) <= last) as u16;
         self.near_end = end_of(0);
         self.ends.clear();
-        self.ends.extend((0..frame.distant_period()).map(|phase| end_of(1 + phase)));
+        self.ends.extend((0..distant).map(|phase| end_of(1 + phase)));
+        self.crowd_ends.clear();
+        self.crowd_ends.extend((0..crowds).map(|phase| end_of(1 + distant + phase)));
         self.entries.clear();
         self.details.clear();
         self.waiting.clear();
@@ -364,17 +440,47 @@ impl Subscriptions {
             }
             start = end;
         }
+        let has_crowd_turn = self.crowd_turns(now, start, turns);
         let entries = &self.entries;
         turns.extend(self.waiting.drain(..).filter(|&index| {
             let entry = &entries[usize::from(index)];
-            entry.waiting && !entry.near && !has_turn(frame.phase(entry.page))
+            let has_turn = match entry {
+                Entry { crowded: true, .. } => has_crowd_turn(entry.page),
+                Entry { near, page, .. } => *near || has_turn(frame.phase(*page)),
+            };
+            entry.waiting && !has_turn
         }));
+    }
+
+    /// The turns of crowds, from where they were left: whoever cannot take as much as has its turn gets it later. Their
+    /// entries begin at `start`. Tells which pages have their turn.
+    fn crowd_turns(
+        &mut self,
+        now: Tick,
+        start: u16,
+        turns: &mut Vec<u16>,
+    ) -> impl Fn(PageId) -> bool + use<> {
+        let period = self.crowd_detail.period();
+        let before = self.crowds_turned.max(now.saturating_sub(period));
+        let mut turned = before;
+        let mut waiting = self.waiting.len();
+        while period > 0 && turned < now && waiting < WAITING_PAGES {
+            turned += 1;
+            let phase = ((period - turned % period) % period) as usize;
+            let first = if phase == 0 { start } else { self.crowd_ends[phase - 1] };
+            let end = self.crowd_ends[phase];
+            turns.extend(first..end);
+            waiting += usize::from(end - first);
+        }
+        self.crowds_turned = turned;
+        move |page| period > 0 && (turned + phase_in_crowds(page, period)) % period < turned - before
     }
 
     /// Finds the page of an entry in the frame; `None` while the cell has no such page.
     #[inline]
     pub(super) fn locate<'f>(&mut self, index: u16, frame: &'f Frame) -> Option<(u32, &'f PageHeader)> {
-        let entry = self.entry_mut(index);
+        let entry = &mut self.entries[usize::from(index)];
+        entry.settle(&self.applied_ticks);
         let mut page_index = entry.page_index;
         let header = match frame.pages().header(page_index) {
             Some(header) if header.id == entry.page => header,
@@ -388,8 +494,8 @@ impl Subscriptions {
                 header
             }
         };
-        if header.next != NO_PAGE && !entry.has_next {
-            entry.has_next = true;
+        if (header.next != NO_PAGE && !entry.has_next) || header.crowded != entry.crowded {
+            entry.has_next |= header.next != NO_PAGE;
             self.incomplete = true;
         }
         if self.entry(index).held {
@@ -439,6 +545,7 @@ impl Subscriptions {
         *entry = Entry {
             life: entry.life.wrapping_add(1),
             page_index: entry.page_index,
+            crowded: entry.crowded,
             held: true,
             ..Entry::new(entry.page, entry.near)
         };
@@ -469,12 +576,19 @@ impl Subscriptions {
     }
 
     /// Notes that a block was written, against a baseline of this age; `relies_on_age` is that of an earlier one on
-    /// its way that it needs, or 0.
+    /// its way that it needs, or 0. Tells how its packet refers to it; a crowd's page is known by the tick.
     #[inline]
-    pub(super) fn note_sent(&mut self, index: u16, age: AgeCode, relies_on_age: u8, now: Tick) {
+    pub(super) fn note_sent(
+        &mut self,
+        index: u16,
+        age: AgeCode,
+        relies_on_age: u8,
+        now: Tick,
+    ) -> Option<Reference> {
         let entry = self.entry_mut(index);
         let first_of_entry = entry.sent == 0;
         entry.sent = now;
+        entry.sent_in_crowd = entry.crowded;
         entry.waiting = false;
         let page = entry.page;
         if relies_on_age == 0 {
@@ -485,12 +599,8 @@ impl Subscriptions {
         if first_of_entry && let Some(first) = self.find(PageId { number: 0, ..page }) {
             self.details[first].cell_was_sent = true;
         }
-    }
-
-    /// How a packet refers to an entry.
-    #[inline]
-    pub(super) fn reference(&self, index: u16, relies_on_age: u8) -> Reference {
-        Reference { entry: index, life: self.entry(index).life, relies_on_age }
+        let Entry { life, crowded, .. } = *self.entry(index);
+        (!crowded).then_some(Reference { entry: index, life, relies_on_age })
     }
 
     /// The viewer has applied a packet that showed `tick` and carried this page.
@@ -529,18 +639,40 @@ impl Subscriptions {
     }
 }
 
-/// Adds the entries of pages that were seen behind others. Needs the order by page, and leaves it.
-fn add_pages_behind(kept: &mut Vec<Moving>) {
+/// Adds the entries of all pages behind others that were seen. Needs the order by page, and leaves it.
+fn add_pages_behind(frame: &Frame, kept: &mut Vec<Moving>) {
     let mut at = 0;
     while let Some(&Moving { entry, detail, .. }) = kept.get(at) {
         at += 1;
         let behind = PageId { number: entry.page.number + 1, ..entry.page };
         let is_there = kept.get(at).is_some_and(|next| next.entry.page == behind);
         if entry.has_next && !is_there && kept.len() < MAX_ENTRIES {
+            let header = frame.pages().header(entry.page_index).filter(|header| header.id == entry.page);
+            let page_index = header.map_or(NO_PAGE, |header| header.next);
+            let has_next = frame.pages().header(page_index).is_some_and(|header| header.next != NO_PAGE);
+            let entry = Entry { page_index, has_next, ..Entry::new(behind, entry.near) };
             let detail = Detail { squared_distance: detail.squared_distance, ..Detail::default() };
-            kept.insert(at, Moving { entry: Entry::new(behind, entry.near), detail, before: NEW });
+            kept.insert(at, Moving { entry, detail, before: NEW });
         }
     }
+}
+
+/// The phase of a page of a crowd: its turns are the ticks with `(tick + phase) % period == 0`.
+fn phase_in_crowds(page: PageId, period: Tick) -> Tick {
+    page.cell.0.wrapping_add(page.number.into()) % period
+}
+
+/// Whether a cell at this distance stays in sight once it is.
+fn is_kept(frame: &Frame, cell: CellId, squared_distance: f64) -> bool {
+    let layer = frame.layers().of_cell(cell);
+    let hysteresis = f64::from(layer.cell_edge()) * HYSTERESIS_PER_EDGE;
+    let limit = f64::from(layer.distance()) + slack_of(layer) + hysteresis;
+    squared_distance <= limit * limit && !frame.layers().is_private(cell)
+}
+
+fn is_near(frame: &Frame, layer: &Layer, squared_distance: f64) -> bool {
+    let near = f64::from(layer.distance()) * frame.near_share();
+    squared_distance <= near * near
 }
 
 fn slack_of(layer: &Layer) -> f64 {

@@ -6,11 +6,13 @@ use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_wire::message::server::{Brevity, OwnerRecord, SnapshotHeader};
 
+use super::crowd::{CROWD_BYTES, CrowdDetail};
 use super::encoder::Body;
 use super::ledger::Ledger;
+use super::poses::Reach;
 use super::subscriptions::Subscriptions;
 use super::{Encoder, Frame};
-use crate::interest::PageHeader;
+use crate::interest::{Layer, PageHeader};
 use crate::{PlayerHandle, Tick};
 
 /// Slack on a round trip before a block counts as unanswered, in ticks: packets wait for the next tick on
@@ -34,6 +36,8 @@ pub struct Viewer {
     answered: [u32; ANSWERS],
     answered_count: u8,
     own: OwnState,
+    /// How far poses reach around the player.
+    reach: Reach,
     stats: ViewerStats,
 }
 
@@ -69,6 +73,7 @@ impl Viewer {
             answered: [0; ANSWERS],
             answered_count: 0,
             own: OwnState::default(),
+            reach: Reach::default(),
             stats: ViewerStats::default(),
         }
     }
@@ -83,6 +88,12 @@ impl Viewer {
     #[must_use]
     pub fn stats(&self) -> ViewerStats {
         self.stats
+    }
+
+    /// How finely the player sees crowds.
+    #[must_use]
+    pub fn crowd_detail(&self) -> CrowdDetail {
+        self.subscriptions.crowd_detail()
     }
 
     /// The cells that it subscribes to, by number.
@@ -126,6 +137,7 @@ impl Viewer {
             if packet.is_first {
                 self.subscriptions.closes_applied(packet.tick);
                 self.own.applied(packet.tick);
+                self.subscriptions.tick_applied(packet.tick);
             }
         }
         self.answered_count = 0;
@@ -157,7 +169,15 @@ impl Viewer {
         let private = owner.sees_hidden.then(|| frame.layers().private_cell(self.player.slot));
         self.subscriptions.follow(frame, position, private, encoder, &mut self.ledger);
         self.collect_due(frame, since, rtt_ticks.saturating_add(ANSWER_SLACK_TICKS), encoder);
-        self.put_first_things_first(budget_bytes, encoder);
+        let needed: usize = encoder.due.iter().map(Due::bytes).sum();
+        let sees_crowd = self.crowd_detail() != CrowdDetail::Full;
+        // In a crowd, one packet has to do; pages get half of it if they need that, and poses the rest.
+        let budget_bytes = if sees_crowd { budget_bytes.min(CROWD_BYTES) } else { budget_bytes };
+        let page_bytes = if sees_crowd { needed.min(budget_bytes / 2) } else { budget_bytes };
+        if needed > page_bytes.min(SURE_TO_FIT_BYTES) {
+            self.put_first_things_first(encoder);
+        }
+        let crowd = sees_crowd.then_some((position, budget_bytes - page_bytes));
         let record = owner.record(frame.lattice());
         let header = SnapshotHeader {
             owner: Some(record),
@@ -165,7 +185,17 @@ impl Viewer {
             closes: self.subscriptions.closes(frame.tick()).len(),
             ..SnapshotHeader::new(frame.tick(), owner.last_input)
         };
-        Some(Snapshot { viewer: self, frame, encoder, header, budget_bytes, used: 0, next: 0, first: true })
+        Some(Snapshot {
+            viewer: self,
+            frame,
+            encoder,
+            header,
+            crowd,
+            budget_bytes,
+            used: 0,
+            next: 0,
+            first: true,
+        })
     }
 
     /// Finds the pages of which a block is due.
@@ -216,11 +246,15 @@ impl Viewer {
     }
 
     /// When not everything that is due fits, who waits longest comes first, then who is nearest.
-    fn put_first_things_first(&self, budget_bytes: usize, encoder: &mut Encoder) {
-        let needed: usize = encoder.due.iter().map(|due| BlockHeader::MAX_BYTES + due.body.len()).sum();
-        if needed > budget_bytes.min(SURE_TO_FIT_BYTES) {
-            encoder.due.sort_unstable_by(|a, b| self.subscriptions.urgency(a.entry, b.entry));
-        }
+    fn put_first_things_first(&self, encoder: &mut Encoder) {
+        encoder.due.sort_unstable_by(|a, b| self.subscriptions.urgency(a.entry, b.entry));
+    }
+}
+
+impl Due {
+    /// Bytes that it takes at most.
+    fn bytes(&self) -> usize {
+        BlockHeader::MAX_BYTES + self.body.len()
     }
 }
 
@@ -288,6 +322,8 @@ pub struct Snapshot<'a> {
     frame: &'a Frame,
     encoder: &'a mut Encoder,
     header: SnapshotHeader,
+    /// Where the player is and how many bytes poses may take, if it sees a crowd.
+    crowd: Option<(LatticePosition, usize)>,
     budget_bytes: usize,
     used: usize,
     /// Index of the next due block.
@@ -296,10 +332,12 @@ pub struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
-    /// Whether another packet is needed: the first one always is, for the player's own state.
+    /// Whether another packet is needed: the first one always is, for the player's own state. Who sees a crowd gets
+    /// one, and what does not fit comes later.
     #[must_use]
     pub fn wants_packet(&self) -> bool {
-        self.first || (self.next < self.encoder.due.len() && self.used < self.budget_bytes)
+        let more = self.next < self.encoder.due.len() && self.used < self.budget_bytes;
+        self.first || (more && self.crowd.is_none())
     }
 
     /// Writes the body of one Snapshot message, with as many blocks as fit. On an error nothing may be sent of
@@ -310,12 +348,13 @@ impl Snapshot<'_> {
         if self.first {
             self.header.encode(writer)?;
             self.viewer.subscriptions.closes(now).try_for_each(|close| close.encode(writer))?;
+            self.write_poses(writer)?;
         } else {
             SnapshotHeader { owner: None, closes: 0, ..self.header }.encode(writer)?;
         }
         let mut previous = CellId(0);
         while let Some(&due) = self.encoder.due.get(self.next) {
-            let need = BlockHeader::MAX_BYTES + due.body.len();
+            let need = due.bytes();
             if need > writer.remaining() {
                 break;
             }
@@ -327,10 +366,21 @@ impl Snapshot<'_> {
             self.encoder.write(due.body, writer)?;
             self.used += need;
             self.next += 1;
-            self.viewer.ledger.note(self.viewer.subscriptions.reference(due.entry, due.relies_on_age));
-            self.viewer.subscriptions.note_sent(due.entry, due.age, due.relies_on_age, now);
+            let Viewer { subscriptions, ledger, .. } = &mut *self.viewer;
+            if let Some(reference) = subscriptions.note_sent(due.entry, due.age, due.relies_on_age, now) {
+                ledger.note(reference);
+            }
             self.viewer.stats.blocks += 1;
         }
+        Ok(())
+    }
+
+    /// Writes where those are who stand near, if that is in a crowd.
+    fn write_poses(&mut self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        let Some((position, room)) = self.crowd else { return Ok(()) };
+        let shortest = self.frame.layers().all().iter().map(Layer::distance).min().unwrap_or(0);
+        self.used +=
+            self.encoder.poses.write(self.frame, position, &mut self.viewer.reach, shortest, room, writer)?;
         Ok(())
     }
 

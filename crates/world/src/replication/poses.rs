@@ -1,0 +1,378 @@
+//! Where those are who stand near in a crowd: pose blocks, encoded once a tick.
+//!
+//! The bodies of all leaves stand in the order of their rows and columns, so that what a viewer gets of a row is one
+//! run of bytes:
+//!
+//! ```text
+//! row 7   |..|##|##|##|..|      a viewer's reach, row by row: first and last leaf
+//! row 6   |##|##|vv|##|##|      of each, found by binary search; a run is copied
+//! row 5   |..|##|##|##|..|      as it is
+//! ```
+//!
+//! A viewer's **reach** follows the density: it is as long as it must be to have the nearest 40 in it, and as short
+//! as it must be to fit the room that there is.
+
+use std::ops::Range;
+
+use shadowland_wire::block::slots;
+use shadowland_wire::codec::{Full, Writer};
+use shadowland_wire::entity::EntityDelta;
+use shadowland_wire::lattice::LatticePosition;
+use shadowland_wire::pose::{
+    BODIES_PER_BLOCK, BODY_MAX_BYTES, LEAF_BITS, Leaf, POSES_PER_BODY, PoseContext, PoseFrame,
+};
+
+use super::Frame;
+use crate::Tick;
+use crate::interest::Row;
+
+/// Who has not changed for so many ticks has no pose. Until then it is told again and again, in case one is lost.
+const FRESH_TICKS: Tick = 8;
+/// Poses that a reach should have in it by the density: the nearest 40 are meant to be among them, and the density
+/// is not the same all around.
+const WANTED: f64 = 64.0;
+/// A reach grows and shrinks by so many steps.
+const REACH_STEPS: u32 = 32;
+/// In units of [`REACH_STEPS`].
+const REACH_MAX: u16 = 128;
+const REACH_AT_FIRST: u16 = 32;
+/// Bytes of a block's header at most, where it is not the first.
+const HEADER_BYTES: usize = 1 + 5 + 5 + 1;
+
+/// The poses of all crowds in a frame.
+#[derive(Debug, Default)]
+pub(super) struct Poses {
+    frame: Option<PoseFrame>,
+    bodies: Vec<Body>,
+    /// With one more behind the last.
+    rows: Vec<RowOfLeaves>,
+    bytes: Vec<u8>,
+    /// Everybody who has a pose; scratch.
+    order: Vec<Place>,
+    /// What a viewer is about to get, by row; scratch.
+    runs: Vec<Run>,
+}
+
+/// Some poses of a leaf.
+#[derive(Debug, Clone, Copy)]
+struct Body {
+    column: i32,
+    /// Where it starts.
+    start: u32,
+    /// Poses in all bodies before it.
+    poses_before: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RowOfLeaves {
+    row: i32,
+    first: u32,
+}
+
+/// Where somebody stands: on the map, and in the pages.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    leaf: Leaf,
+    page: u32,
+    slot: u8,
+}
+
+#[derive(Debug, Clone)]
+struct Run {
+    row: i32,
+    bodies: Range<usize>,
+}
+
+/// What a reach holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measure {
+    bytes: usize,
+    poses: u32,
+    /// Leaves, empty ones included.
+    leaves: u32,
+}
+
+/// How far around a viewer poses reach.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach(u16);
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self(REACH_AT_FIRST)
+    }
+}
+
+impl Reach {
+    fn steps(self) -> u32 {
+        u32::from(self.0) * REACH_STEPS
+    }
+}
+
+impl Poses {
+    /// Forgets the frame before.
+    pub(super) fn clear(&mut self) {
+        self.frame = None;
+        self.bodies.clear();
+        self.rows.clear();
+        self.bytes.clear();
+    }
+
+    /// Writes the poses around a position, in at most `room` bytes, and says how many it took. The reach is the
+    /// viewer's, at most `farthest` steps.
+    pub(super) fn write(
+        &mut self,
+        frame: &Frame,
+        around: LatticePosition,
+        reach: &mut Reach,
+        farthest: u32,
+        room: usize,
+        writer: &mut Writer<'_>,
+    ) -> Result<usize, Full> {
+        if self.rows.is_empty() {
+            self.encode(frame);
+        }
+        let Some(pose_frame) = self.frame else { return Ok(0) };
+        reach.0 = reach.0.min((farthest / REACH_STEPS) as u16).min(REACH_MAX);
+        self.choose(around, reach, room.min(writer.remaining()), frame.tick());
+        let before = writer.remaining();
+        let mut context = PoseContext::default();
+        for run in &self.runs {
+            for start in run.bodies.clone().step_by(BODIES_PER_BLOCK) {
+                let end = run.bodies.end.min(start + BODIES_PER_BLOCK);
+                let first = Leaf { row: run.row, column: self.bodies[start].column };
+                context.encode_header(&pose_frame, first, (end - start) as u8, writer)?;
+                writer.bytes(&self.bytes[self.start(start)..self.start(end)])?;
+            }
+        }
+        Ok(before - writer.remaining())
+    }
+
+    fn start(&self, body: usize) -> usize {
+        self.bodies.get(body).map_or(self.bytes.len(), |body| body.start as usize)
+    }
+
+    /// Finds the runs of a reach that fits, and what the reach of the next tick is to be.
+    fn choose(&mut self, around: LatticePosition, reach: &mut Reach, room: usize, now: Tick) {
+        let mut measure = self.measure(around, reach.steps());
+        while measure.bytes > room && reach.0 > 0 {
+            reach.0 -= (reach.0 / 8).max(1);
+            measure = self.measure(around, reach.steps());
+        }
+        if measure.bytes > room {
+            return self.choose_by_turns(room, now);
+        }
+        let edge = f64::from(1 << LEAF_BITS);
+        let density = f64::from(measure.poses) / (f64::from(measure.leaves) * edge * edge);
+        let inside = density * std::f64::consts::PI * f64::from(reach.steps()).powi(2);
+        // Bytes grow as the square of the reach.
+        let growth = 2 * measure.bytes / usize::from(reach.0.max(1));
+        if inside < WANTED && measure.bytes + growth + HEADER_BYTES <= room {
+            reach.0 += 1;
+        } else if inside > 1.25 * WANTED {
+            reach.0 = reach.0.saturating_sub(1);
+        }
+    }
+
+    /// There are more in a single leaf than fit: they take turns.
+    fn choose_by_turns(&mut self, room: usize, now: Tick) {
+        self.runs.truncate(1);
+        let Some(Run { bodies, .. }) = self.runs.first().cloned() else { return };
+        let start = bodies.start + now as usize % bodies.len();
+        let header = PoseContext::HEADER_MAX_BYTES;
+        let fits = |end: &usize| header + self.start(*end) - self.start(start) <= room;
+        let end = (start + 1..=bodies.end.min(start + BODIES_PER_BLOCK)).take_while(fits).last();
+        match end {
+            Some(end) => self.runs[0].bodies = start..end,
+            None => self.runs.clear(),
+        }
+    }
+
+    /// Finds the runs of a reach, and what they hold.
+    fn measure(&mut self, around: LatticePosition, reach: u32) -> Measure {
+        self.runs.clear();
+        let mut measure = Measure { bytes: PoseFrame::BYTES, ..Measure::default() };
+        let reach = i64::from(reach);
+        let leaf_of = |value: i64| (value >> LEAF_BITS) as i32;
+        let (x, y) = (i64::from(around.x), i64::from(around.y));
+        let (low, high) = (leaf_of(y - reach), leaf_of(y + reach));
+        let mut at = self.rows.partition_point(|row| row.row < low);
+        for row in low..=high {
+            // The nearest point of the row.
+            let nearest =
+                y.clamp(i64::from(row) << LEAF_BITS, (i64::from(row) << LEAF_BITS) + (1 << LEAF_BITS) - 1);
+            let half = ((reach * reach - (y - nearest) * (y - nearest)).max(0) as f64).sqrt() as i64;
+            let (first, last) = (leaf_of(x - half), leaf_of(x + half));
+            measure.leaves += (last - first) as u32 + 1;
+            let Some(found) = self.rows.get(at).filter(|found| found.row == row) else { continue };
+            at += 1;
+            let start = found.first as usize;
+            let bodies = &self.bodies[start..self.rows[at].first as usize];
+            let from = bodies.partition_point(|body| body.column < first);
+            let count = bodies[from..].iter().take_while(|body| body.column <= last).count();
+            if count == 0 {
+                continue;
+            }
+            let run = start + from..start + from + count;
+            measure.bytes +=
+                self.start(run.end) - self.start(run.start) + HEADER_BYTES * count.div_ceil(BODIES_PER_BLOCK);
+            measure.poses += self.poses_before(run.end) - self.poses_before(run.start);
+            self.runs.push(Run { row, bodies: run });
+        }
+        measure
+    }
+
+    fn poses_before(&self, body: usize) -> u32 {
+        self.bodies.get(body).map_or(self.order.len() as u32, |body| body.poses_before)
+    }
+
+    /// Encodes everybody in a crowd who changed lately.
+    fn encode(&mut self, frame: &Frame) {
+        let now = frame.tick();
+        self.order.clear();
+        for (page, rows) in frame.crowd_pages() {
+            for slot in slots(rows.occupied()) {
+                let row = rows.row(slot);
+                if row.changed.iter().any(|&changed| is_fresh(changed, now)) {
+                    self.order.push(Place { leaf: Leaf::at(row.record.position), page, slot: slot as u8 });
+                }
+            }
+        }
+        // Who is where in the pages is the same for all, so this order is, too.
+        self.order.sort_unstable_by_key(|place| (place.leaf, place.page, place.slot));
+        let row_of = |place: &Place| frame.pages().page(place.page).row(place.slot.into());
+        if !self.order.is_empty() {
+            let pose_frame = PoseFrame::covering(self.order.iter().map(|place| &row_of(place).record));
+            self.frame = Some(pose_frame);
+            let mut poses_before = 0;
+            let mut before = None;
+            for leaf in self.order.chunk_by(|a, b| a.leaf == b.leaf) {
+                for places in leaf.chunks(POSES_PER_BODY) {
+                    let Leaf { row, column } = places[0].leaf;
+                    let skip = match before {
+                        Some(Leaf { row: same, column: before }) if same == row => column.abs_diff(before),
+                        _ => {
+                            self.rows.push(RowOfLeaves { row, first: self.bodies.len() as u32 });
+                            0
+                        }
+                    };
+                    before = Some(places[0].leaf);
+                    let start = self.bytes.len();
+                    self.bodies.push(Body { column, start: start as u32, poses_before });
+                    poses_before += places.len() as u32;
+                    self.bytes.resize(start + BODY_MAX_BYTES, 0);
+                    let poses = places.iter().map(row_of).map(|row| (&row.record, tells_condition(row, now)));
+                    let length = pose_frame
+                        .encode_body(skip, poses, &mut self.bytes[start..])
+                        .expect("BODY_MAX_BYTES is computed from the largest possible body");
+                    self.bytes.truncate(start + length);
+                }
+            }
+        }
+        self.rows.push(RowOfLeaves { row: i32::MAX, first: self.bodies.len() as u32 });
+    }
+}
+
+fn is_fresh(changed: Tick, now: Tick) -> bool {
+    now - changed < FRESH_TICKS
+}
+
+/// Whether flags or vitals changed lately.
+fn tells_condition(row: &Row, now: Tick) -> bool {
+    let changed = |group: EntityDelta| row.changed[group.to_bits().trailing_zeros() as usize];
+    is_fresh(changed(EntityDelta::FLAGS), now) || is_fresh(changed(EntityDelta::VITALS), now)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use shadowland_wire::codec::Reader;
+    use shadowland_wire::entity::EntityId;
+    use shadowland_wire::pose::Pose;
+
+    use super::*;
+    use crate::config::MapConfig;
+    use crate::{World, WorldConfig};
+
+    /// So many npcs in a square of 30 m, after a second.
+    fn crowd(npcs: usize) -> (World, Frame) {
+        let config = WorldConfig {
+            npcs,
+            crowd_entities: 100,
+            map: MapConfig { size_cm: 3_000.0, height_cm: 3_000.0 },
+            ..WorldConfig::default()
+        };
+        let mut frame = Frame::new(&config);
+        let mut world = World::new(config);
+        (0..60).for_each(|_| world.tick());
+        world.publish(&mut frame);
+        (world, frame)
+    }
+
+    fn written(poses: &mut Poses, frame: &Frame, reach: &mut Reach, room: usize) -> BTreeMap<EntityId, Pose> {
+        let mut buffer = [0; 2_000];
+        let mut writer = Writer::new(&mut buffer);
+        let around = LatticePosition { x: 300, y: -200, z: 0 };
+        let used = poses.write(frame, around, reach, 10_000, room, &mut writer).unwrap();
+        assert!(used <= room && used == writer.written().len(), "{used} of {room}");
+        let (mut context, mut block, mut all) = (PoseContext::default(), Vec::new(), BTreeMap::new());
+        let mut reader = Reader::new(writer.written());
+        while !reader.is_empty() {
+            context.decode(&mut reader, &mut block).unwrap();
+            for pose in &block {
+                assert!(all.insert(pose.id, *pose).is_none(), "{pose:?} twice");
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn everybody_in_reach_who_moves_has_a_pose() {
+        let (_, frame) = crowd(400);
+        let (mut poses, mut reach) = (Poses::default(), Reach::default());
+        // The reach finds its length.
+        (0..100).for_each(|_| drop(written(&mut poses, &frame, &mut reach, 600)));
+        let steps = i64::from(reach.steps());
+        let all = written(&mut poses, &frame, &mut reach, 600);
+        let mut inside = 0;
+        for row in frame.all_pages().flat_map(|page| page.rows().collect::<Vec<_>>()) {
+            let record = &row.record;
+            let far =
+                (i64::from(record.position.x) - 300).pow(2) + (i64::from(record.position.y) + 200).pow(2);
+            let fresh = row.changed.iter().any(|&changed| is_fresh(changed, frame.tick()));
+            inside += usize::from(fresh && far <= steps * steps);
+            match all.get(&record.id) {
+                Some(pose) => {
+                    assert!(fresh);
+                    assert_eq!((pose.position, pose.rotation), (record.position, record.rotation));
+                    assert_eq!(pose.animation, record.animation);
+                }
+                None => assert!(!fresh || far > steps * steps, "{record:?} is within {steps} steps"),
+            }
+        }
+        assert!((40..100).contains(&inside), "{inside}");
+    }
+
+    #[test]
+    fn where_no_crowd_is_nobody_has_a_pose() {
+        let (_, frame) = crowd(99);
+        assert!(written(&mut Poses::default(), &frame, &mut Reach::default(), 600).is_empty());
+    }
+
+    #[test]
+    fn those_in_one_place_take_turns() {
+        let (mut world, mut frame) = crowd(400);
+        let everybody: Vec<EntityId> = world.entities().map(|(id, _)| id).collect();
+        let (mut poses, mut reach) = (Poses::default(), Reach::default());
+        let mut seen = BTreeMap::new();
+        for _ in 0..200 {
+            everybody.iter().for_each(|&id| world.teleport(id, [300.0, -200.0, 0.0]));
+            world.tick();
+            world.publish(&mut frame);
+            poses.clear();
+            seen.extend(written(&mut poses, &frame, &mut reach, 300));
+        }
+        // A quarter of them rests at a time.
+        assert!(seen.len() > 250, "{}", seen.len());
+    }
+}
