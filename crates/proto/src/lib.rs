@@ -30,8 +30,8 @@ mod vectors;
 
 pub use connecting::{ConnectConfig, ConnectError, Connecting};
 pub use connection::{
-    CloseReason, Congestion, Connection, IntegrityChecks, IntegrityFailure, PacketBuilder, Path, Receiver,
-    RekeyLimits, Reliable, SendError, Sent, State, Stats, TransportConfig,
+    CloseReason, Congestion, Connection, HeldLimit, IntegrityChecks, IntegrityFailure, PacketBuilder, Path,
+    Receiver, RekeyLimits, Reliable, SendError, Sent, State, Stats, TransportConfig,
 };
 pub use crypto::identity::Identity;
 pub use crypto::integrity::{INTEGRITY_TABLE_BYTES, IntegrityTable, IntegrityTables, NotATable};

@@ -62,12 +62,15 @@ fn copies_from_another_address_move_nothing_and_are_not_amplified() {
     let (home, attacker) = (net.clients[0].address, address("203.0.113.9:999"));
     let mut from_attacker = 0;
     for _ in 0..600 {
-        net.lose = |_| true;
-        net.client_says(0, INPUT, b"forward");
-        net.lose = |_| false;
-        let mut copy = net.sent.last().unwrap().1.clone();
-        from_attacker += copy.len();
-        net.deliver(To::Server { from: attacker }, &mut copy);
+        // Two, so that a challenge is no larger.
+        for _ in 0..2 {
+            net.lose = |_| true;
+            net.client_says(0, INPUT, b"forward");
+            net.lose = |_| false;
+            let mut copy = net.sent.last().unwrap().1.clone();
+            from_attacker += copy.len();
+            net.deliver(To::Server { from: attacker }, &mut copy);
+        }
         net.server_says(SNAPSHOT, &[7; 1_000]);
         net.run(ms(16));
     }
@@ -77,6 +80,55 @@ fn copies_from_another_address_move_nothing_and_are_not_amplified() {
     assert_eq!(net.clients[0].log.messages.len(), 600, "state goes on to where the client is");
     let to_attacker = sent_to(&net, attacker);
     assert!(to_attacker > 0 && to_attacker < from_attacker, "{to_attacker} of {from_attacker}");
+}
+
+/// Somebody on the way is always faster than the client: its copies arrive first, whatever they carry, and it hands every
+/// challenge on.
+#[test]
+fn who_races_copies_does_not_keep_the_session() {
+    let mut net = Net::connected(8, Link { delay: ms(20), ..PERFECT });
+    let (home, attacker) = (net.clients[0].address, address("203.0.113.9:999"));
+    let (mut looked_at, mut stolen, mut rounds) = (net.sent.len(), 0, 0);
+    for number in 0..1_000u32 {
+        if number % 16 == 0 {
+            net.client_says(0, INPUT, &number.to_le_bytes());
+            net.server_says(SNAPSHOT, &[7; 200]);
+        }
+        let fresh = net.sent[looked_at..].to_vec();
+        looked_at = net.sent.len();
+        for (to, mut bytes) in fresh {
+            match to {
+                To::Server { from } if from == home => net.deliver(To::Server { from: attacker }, &mut bytes),
+                To::Client { at } if at == attacker => net.deliver(To::Client { at: home }, &mut bytes),
+                _ => {}
+            }
+        }
+        rounds += 1;
+        stolen += u32::from(net.session().connection.address() != Some(home));
+        net.step();
+    }
+    assert!(net.all_established());
+    let stats = *net.session().connection.stats();
+    assert!(stats.moves_refused > 0, "{stats:?}");
+    // Of a second at the most the time that the answer of the old address takes, whenever a move is believed again.
+    assert!(stolen * 10 < rounds, "{stolen} of {rounds} ms");
+    assert_eq!(net.session().connection.address(), Some(home));
+}
+
+/// The first address goes silent, as it does when a client has really moved: nothing speaks against it.
+#[test]
+fn the_old_address_is_asked_a_few_times_and_no_more() {
+    let mut net = Net::connected(9, Link { delay: ms(30), ..PERFECT });
+    speak(&mut net, 20);
+    let (old, new) = (net.clients[0].address, address("198.51.100.1:7000"));
+    net.clients[0].address = new;
+    let before = sent_to(&net, old);
+    speak(&mut net, 300);
+    let stats = *net.session().connection.stats();
+    assert_eq!((net.session().connection.address(), stats.moves_refused), (Some(new), 0));
+    // Beside the snapshots of the round trip until the server knew: a few challenges.
+    let challenges = net.sent.iter().filter(|(to, bytes)| *to == To::Client { at: old } && bytes.len() < 60);
+    assert!((1..10).contains(&challenges.count()), "{} bytes", sent_to(&net, old) - before);
 }
 
 #[test]

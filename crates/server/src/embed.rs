@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use rand::CryptoRng;
 use shadowland_proto::{
-    AddressLimit, Endpoint, EndpointConfig, Identity, IntegrityChecks, IntegrityTables, KeyLog, Playing,
-    Rate, SESSIONS_MAX, SessionParameters, TokenVerifier, TransportConfig,
+    AddressLimit, Endpoint, EndpointConfig, HeldLimit, Identity, IntegrityChecks, IntegrityTables, KeyLog,
+    Playing, Rate, SESSIONS_MAX, SessionParameters, TokenVerifier, TransportConfig,
 };
 use zeroize::Zeroizing;
 
@@ -89,6 +89,7 @@ pub fn assemble_guarded(
     let addresses = AddressLimit::new(config.security.sessions_per_address);
     let addresses =
         Arc::new(if config.security.limit_loopback { addresses.with_loopback() } else { addresses });
+    let held = Arc::new(HeldLimit::new(config.held_bytes));
     let mut cookie_master = Zeroizing::new([0; 32]);
     rng.fill_bytes(&mut *cookie_master);
     let (mailbox, posts) = mailbox(workers, config.transport.message_bytes);
@@ -105,6 +106,7 @@ pub fn assemble_guarded(
                 integrity: integrity.clone(),
                 key_log: guards.key_log.clone(),
                 addresses: Arc::clone(&addresses),
+                held: Arc::clone(&held),
                 ..endpoint_config(config, worker)
             };
             let endpoint = Endpoint::new(endpoint_config, identity.clone(), &cookie_master, rng);

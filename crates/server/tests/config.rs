@@ -155,6 +155,22 @@ fn variables_override_the_file_and_arguments_override_both() {
 }
 
 #[test]
+fn keys_for_tokens_are_of_no_use_to_an_open_server() {
+    let load = |text: &str| {
+        let layer = Layer::from_toml("shadowland.toml", text).unwrap();
+        Effective::from_layers(&[layer]).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let error = load("[security]\ntoken_keys = \"keys\"").unwrap_err();
+    assert!(
+        error.starts_with("shadowland.toml:2: `security.token_keys` is \"keys\"; allowed: only "),
+        "{error}"
+    );
+    assert_eq!(load("[security]\ntoken_keys = \"keys\"\nauth = \"token\""), Ok(()));
+    // As `shadowland config` prints it.
+    assert_eq!(load("[security]\ntoken_keys = \"data/token_keys\"\nauth = \"open\""), Ok(()));
+}
+
+#[test]
 fn mistakes_outside_the_file_name_their_place() {
     let variables = [("SHADOWLAND_SESSION_SEND_HZ".to_owned(), "fast".to_owned())];
     let error = Effective::from_layers(&[Layer::from_variables(variables)]).unwrap_err();
@@ -162,6 +178,23 @@ fn mistakes_outside_the_file_name_their_place() {
         error.to_string(),
         "variable SHADOWLAND_SESSION_SEND_HZ: `session.send_hz` is \"fast\"; allowed: one of 60, 30, 20, 15, 12, 10"
     );
+    let misspelt = |name: &str| {
+        let layer = Layer::from_variables([(name.to_owned(), "1".to_owned())]);
+        Effective::from_layers(&[layer]).err().map(|error| error.to_string())
+    };
+    let error = misspelt("SHADOWLAND_WORLD_NPSC").unwrap();
+    assert!(
+        error.starts_with(
+            "variable SHADOWLAND_WORLD_NPSC: `world.npsc` is not a setting; allowed: world.seed, "
+        ),
+        "{error}"
+    );
+    // Of services in a cluster: they belong to nobody here.
+    for of_others in
+        ["SHADOWLAND_WORLD_SERVICE_HOST", "SHADOWLAND_SERVER_PORT_80_TCP", "SHADOWLAND_DOOR_OPEN"]
+    {
+        assert_eq!(misspelt(of_others), None, "{of_others}");
+    }
     let mut arguments = Layer::default();
     arguments.push_argument("--set", "world.nps", "1");
     let error = Effective::from_layers(&[arguments]).unwrap_err().to_string();

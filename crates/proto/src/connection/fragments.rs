@@ -46,6 +46,8 @@ pub(super) enum Refused {
 pub(super) struct Assemblies {
     /// By the place of the first piece.
     open: BTreeMap<MessageId, Assembly>,
+    /// Of all pieces.
+    bytes: usize,
     message_bytes: usize,
     expiry: Duration,
     /// Time of the last piece, silence taken off.
@@ -65,6 +67,7 @@ impl Assemblies {
     pub(super) fn new(config: &TransportConfig) -> Self {
         Self {
             open: BTreeMap::new(),
+            bytes: 0,
             message_bytes: config.message_bytes,
             expiry: config.assembly_expiry,
             progress_at: Time::default(),
@@ -88,9 +91,8 @@ impl Assemblies {
     }
 
     /// Bytes of pieces.
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        self.open.values().flat_map(|assembly| assembly.pieces.values()).map(|piece| piece.len()).sum()
+        self.bytes
     }
 
     /// A piece has come, be it for the second time or ahead of a gap: the peer is at work.
@@ -122,11 +124,13 @@ impl Assemblies {
         if assembly.whole != whole {
             return Err(Refused::Malformed);
         }
-        assembly.pieces.insert(index, piece.into());
+        let before = assembly.pieces.insert(index, piece.into()).map_or(0, |same| same.len());
+        self.bytes = self.bytes + piece.len() - before;
         if assembly.pieces.len() < whole.pieces() as usize {
             return Ok(());
         }
         let pieces = self.open.remove(&first).map(|assembly| assembly.pieces).unwrap_or_default();
+        self.bytes -= pieces.values().map(|piece| piece.len()).sum::<usize>();
         let mut bytes = Vec::with_capacity(whole.size as usize);
         pieces.values().for_each(|piece| bytes.extend_from_slice(piece));
         finish(whole, bytes, receiver)

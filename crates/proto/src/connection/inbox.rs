@@ -1,6 +1,7 @@
 //! Reliable messages from the peer: delivered exactly once, those of an ordered stream in order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use shadowland_prefetch::prefetch;
 use shadowland_wire::header::Channel;
@@ -10,6 +11,7 @@ use shadowland_wire::message::{ControlType, MessageId, StreamId};
 use super::Receiver;
 use super::config::TransportConfig;
 use super::fragments::Assemblies;
+use super::held::{HeldLimit, HeldShare};
 
 /// What has arrived so far. Costs nothing until a message overtakes another.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(super) struct Inbox {
     held: BTreeMap<MessageId, Held>,
     held_bytes: usize,
     pub(super) assemblies: Assemblies,
+    share: HeldShare,
     window_messages: u64,
     window_bytes: usize,
 }
@@ -55,9 +58,15 @@ impl Inbox {
             held: BTreeMap::new(),
             held_bytes: 0,
             assemblies: Assemblies::new(config),
+            share: HeldShare::default(),
             window_messages: u64::from(config.window_messages),
             window_bytes: config.window_bytes as usize,
         }
+    }
+
+    /// From here on what it holds counts there.
+    pub(super) fn count_in(&mut self, limit: Arc<HeldLimit>) {
+        self.share = HeldShare::of(limit);
     }
 
     /// The id of the first message of every stream.
@@ -81,11 +90,19 @@ impl Inbox {
         if ahead >= self.window_messages || !receiver.has_room() {
             return Err(NotTaken::AheadOfWindow);
         }
-        match place.stream.channel() {
+        // What is delivered at once needs no room, and may make some.
+        let ordered = place.stream.channel() != Channel::ReliableUnordered;
+        let stays = kind == ControlType::Fragment as u8 || (ordered && ahead > 0);
+        if stays && !self.share.reserve(body.len()) {
+            return Err(NotTaken::AheadOfWindow);
+        }
+        let result = match place.stream.channel() {
             Channel::ReliableUnordered => self.accept_unordered(place, ahead, kind, body, receiver),
             _ if ahead == 0 => self.deliver(place, kind, body, receiver),
             _ => self.hold(place, kind, body),
-        }
+        };
+        self.share.settle(self.held_bytes + self.assemblies.bytes());
+        result
     }
 
     fn accept_unordered(
@@ -263,6 +280,42 @@ mod tests {
                 prop_assert_eq!(inbox.held_bytes, 0);
             }
         }
+    }
+
+    #[test]
+    fn all_connections_together_hold_no_more_than_they_may() {
+        let limit = Arc::new(HeldLimit::new(10_000));
+        let mut inboxes: Vec<_> = (0..5).map(|_| Inbox::new(&TransportConfig::default())).collect();
+        let mut delivered = Delivered::default();
+        let body = [7; 1_000];
+        let mut fragment = [0; 1_100];
+        let mut writer = Writer::new(&mut fragment);
+        let whole = Whole { kind: 0x40, size: 2_000, plain_size: None };
+        Fragment { whole, index: 0, piece: &body }.encode(&mut writer).unwrap();
+        let fragment = writer.written();
+        for inbox in &mut inboxes {
+            inbox.count_in(Arc::clone(&limit));
+        }
+        // Half of them behind gaps, half of them pieces of messages that never end.
+        let mut taken = 0;
+        for id in 1..=4 {
+            for inbox in &mut inboxes {
+                let held = inbox.accept(place(Channel::ReliableOrdered, id), 0x20, &body, &mut delivered);
+                let piece = place(Channel::ReliableUnordered, 2 * id);
+                let piece = inbox.accept(piece, ControlType::Fragment as u8, fragment, &mut delivered);
+                for result in [held, piece] {
+                    assert!(matches!(result, Ok(()) | Err(NotTaken::AheadOfWindow)), "{result:?}");
+                    taken += usize::from(result.is_ok());
+                }
+            }
+        }
+        assert_eq!((taken, delivered.0.len(), limit.held()), (10, 0, 10_000));
+        // What needs no room is delivered all the same, and makes some.
+        let first = place(Channel::ReliableOrdered, 0);
+        assert_eq!(inboxes[0].accept(first, 0x20, &body, &mut delivered), Ok(()));
+        assert_eq!((delivered.0.len(), limit.held()), (3, 8_000), "with the two that waited for it");
+        drop(inboxes);
+        assert_eq!(limit.held(), 0);
     }
 
     #[test]

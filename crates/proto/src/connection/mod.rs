@@ -16,6 +16,7 @@
 //! | `config` | the figures of all this |
 //! | `outbox`, `inbox` | reliable messages, to and from the peer |
 //! | `fragments`, `compress` | those of them that are large |
+//! | `held` | how much of them all connections hold together |
 //! | `hostile` | what a peer sends that keeps to no rule, for tests |
 //!
 //! An idle connection takes 4 KiB, of which 2 KiB are for the last 256 packets sent. Reliable messages take more only
@@ -26,6 +27,7 @@ mod config;
 mod congestion;
 mod flow;
 mod fragments;
+mod held;
 #[cfg(feature = "hostile")]
 mod hostile;
 mod inbox;
@@ -46,6 +48,7 @@ mod tests;
 
 pub use config::{Congestion, TransportConfig};
 pub use flow::Path;
+pub use held::HeldLimit;
 pub use integrity::{IntegrityChecks, IntegrityFailure};
 pub use outbox::{Reliable, SendError};
 pub use packet_builder::{PacketBuilder, Sent};
@@ -62,7 +65,7 @@ use shadowland_wire::ack::AckBlock;
 use shadowland_wire::codec::Reader;
 use shadowland_wire::handshake::{Acceptance, SessionParameters};
 use shadowland_wire::header::{Channel, Flags, Header};
-use shadowland_wire::limits::{DATAGRAM_BYTES, MESSAGES_PER_PACKET, PATH_TOKEN_BYTES, RELIABLE_FIRST_ID_MAX};
+use shadowland_wire::limits::{DATAGRAM_BYTES, MESSAGES_PER_PACKET, RELIABLE_FIRST_ID_MAX};
 use shadowland_wire::message::control::{Control, DisconnectReason, ReliableHandshake};
 use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame};
 
@@ -78,7 +81,7 @@ use inbox::{Inbox, NotTaken};
 use intake::Intake;
 use integrity::Integrity;
 use outbox::{Outbox, Timeouts, Undeliverable};
-use path::Paths;
+use path::{PathTokens, Paths, add_token};
 use received::{Asks, Received};
 use rekey::{Exhausted, Keys};
 use replay::ReplayWindow;
@@ -198,7 +201,7 @@ struct Pending {
     pong: Option<Pong>,
     rekey: bool,
     integrity: bool,
-    path_response: Option<[u8; PATH_TOKEN_BYTES]>,
+    path_responses: PathTokens,
     disconnect: Option<(DisconnectReason, u8)>,
 }
 
@@ -261,6 +264,11 @@ impl Connection {
     /// From here on the peer may send so much; what is above it is dropped unopened.
     pub(crate) fn set_intake(&mut self, bytes_per_s: u64) {
         self.intake.limit(bytes_per_s);
+    }
+
+    /// From here on what it holds of reliable messages counts there.
+    pub(crate) fn set_held_limit(&mut self, limit: Arc<HeldLimit>) {
+        self.inbox.count_in(limit);
     }
 
     /// The session's id, in the header of all its packets.
@@ -661,7 +669,7 @@ impl Connection {
             Some(Control::Disconnect(reason)) => self.end(CloseReason::Peer(reason)),
             Some(Control::ReliableHandshake(handshake)) => self.apply_handshake(now, &handshake)?,
             Some(Control::PathChallenge { token }) if self.role == Role::Client => {
-                self.pending.path_response = Some(token);
+                add_token(&mut self.pending.path_responses, token);
             }
             Some(Control::PathResponse { token }) if self.role == Role::Server => self.paths.response(token),
             Some(Control::PathChallenge { .. } | Control::PathResponse { .. }) => {
@@ -747,7 +755,7 @@ impl Pending {
             || self.pong.is_some()
             || self.rekey
             || self.integrity
-            || self.path_response.is_some()
+            || self.path_responses != PathTokens::default()
             || self.disconnect.is_some()
     }
 }

@@ -10,6 +10,7 @@ use shadowland_wire::message::encode_frame;
 
 use super::integrity::Integrity;
 use super::outbox::{Departure, Timeouts};
+use super::path::PathTokens;
 use super::sent::Carries;
 use super::{Connection, Pending};
 use crate::Time;
@@ -196,7 +197,7 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         {
             self.write_control(message)?;
         }
-        if let Some(token) = pending.path_response {
+        for token in pending.path_responses.into_iter().flatten() {
             self.write_control(Control::PathResponse { token })?;
         }
         if let Some((reason, _)) = pending.disconnect {
@@ -247,8 +248,8 @@ impl Connection {
         if controls.integrity {
             self.pending.integrity = false;
         }
-        if controls.path_response.is_some() {
-            self.pending.path_response = None;
+        if controls.path_responses != PathTokens::default() {
+            self.pending.path_responses = PathTokens::default();
         }
         if controls.ping {
             self.pending.ping = false;

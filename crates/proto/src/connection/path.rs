@@ -4,6 +4,11 @@
 //! sees it when the newest packet comes from elsewhere; but anybody on the way could have sent a copy of it from
 //! anywhere. So it asks the new address for a proof: eight random bytes, which must come back sealed and from
 //! there. Until then everything goes on to the old address, and the new one gets no more bytes than came from it.
+//!
+//! Somebody on the way who is faster than the player can hand the question to the player and the player's answer to the
+//! server, from an address of its own. So the old address is asked too, with eight other bytes, until some time after
+//! the move: only a player who is still there can know them. If they come back, from wherever, the session stays at
+//! the old address, or returns to it (RFC 9000, 9.3.3).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,6 +26,8 @@ use crate::Time;
 const PATIENCE_PTO: u32 = 3;
 /// The same at least, while no round trip has been measured.
 const PATIENCE_UNMEASURED: Duration = Duration::from_secs(1);
+/// After the old address has answered nobody is believed to have moved for so long.
+const SETTLED: Duration = Duration::from_secs(3);
 /// How many addresses besides the first may claim to be the client's before the keys are confirmed.
 const CLAIMS_MAX: usize = 4;
 /// Bytes of the largest packet with nothing but a challenge: header, acknowledgements, message, tag.
@@ -34,8 +41,22 @@ pub(super) struct Paths {
     claimed: Vec<SocketAddr>,
     /// One at a time, so that nobody can make the server ask many.
     candidate: Option<Box<Candidate>>,
+    /// Where the peer was before it seemed to move.
+    old: Option<Box<Old>>,
+    /// Until then the peer stays where it is.
+    settled_until: Time,
     /// What the packet that is being taken has answered.
-    answered: Option<[u8; PATH_TOKEN_BYTES]>,
+    answered: PathTokens,
+}
+
+/// Tokens that are to be answered, or were: of the new address, and of the old one.
+pub(super) type PathTokens = [Option<[u8; PATH_TOKEN_BYTES]>; 2];
+
+/// Adds a token; of more than two the first ones give way.
+pub(super) fn add_token(tokens: &mut PathTokens, token: [u8; PATH_TOKEN_BYTES]) {
+    if !tokens.contains(&Some(token)) {
+        *tokens = [tokens[1], Some(token)];
+    }
 }
 
 #[derive(Debug)]
@@ -55,19 +76,31 @@ impl Candidate {
     }
 }
 
+#[derive(Debug)]
+struct Old {
+    address: SocketAddr,
+    token: [u8; PATH_TOKEN_BYTES],
+    ask_at: Time,
+    /// Then it is clear that the peer is not there any more.
+    give_up_at: Time,
+}
+
 impl Paths {
     /// The next time at which something is due.
     pub(super) fn deadline(&self) -> Option<Time> {
-        self.candidate.as_ref().map(|candidate| {
+        let candidate = self.candidate.as_ref().map(|candidate| {
             // While it may get no more bytes there is nothing to wake up for but the end of patience.
             let ask_at = candidate.may_be_asked().then_some(candidate.ask_at);
             ask_at.unwrap_or(candidate.give_up_at).min(candidate.give_up_at)
-        })
+        });
+        let old = self.old.as_ref().map(|old| old.ask_at.min(old.give_up_at));
+        candidate.into_iter().chain(old).min()
     }
 
-    /// Gives up on an address that did not answer.
+    /// Gives up on addresses that did not answer.
     pub(super) fn on_timeout(&mut self, now: Time) {
         self.candidate.take_if(|candidate| now >= candidate.give_up_at);
+        self.old.take_if(|old| now >= old.give_up_at);
     }
 
     /// The first packet has opened. Of the addresses with a cookie, the one that it came from is the client's.
@@ -79,12 +112,12 @@ impl Paths {
 
     /// What an earlier packet answered proves nothing about where the next one comes from.
     pub(super) fn begin_packet(&mut self) {
-        self.answered = None;
+        self.answered = PathTokens::default();
     }
 
     /// The packet that is being taken carries a PathResponse.
     pub(super) fn response(&mut self, token: [u8; PATH_TOKEN_BYTES]) {
-        self.answered = Some(token);
+        add_token(&mut self.answered, token);
     }
 }
 
@@ -111,66 +144,98 @@ impl Connection {
     /// A packet has opened that came from `from`. `newest`: none with a higher sequence has.
     #[inline]
     pub(super) fn arrived(&mut self, now: Time, from: SocketAddr, bytes: usize, newest: bool) {
-        let answered = self.paths.answered.take();
-        if self.paths.validated == Some(from) {
+        if self.paths.answered != PathTokens::default() {
+            self.answered(now, from);
+        }
+        if self.paths.validated != Some(from) {
+            self.arrived_from_elsewhere(now, from, bytes, newest);
+        }
+    }
+
+    /// The packet has brought answers to challenges.
+    fn answered(&mut self, now: Time, from: SocketAddr) {
+        let answers = std::mem::take(&mut self.paths.answered);
+        if let Some(old) = self.paths.old.take_if(|old| answers.contains(&Some(old.token))) {
+            self.paths.candidate = None;
+            self.paths.settled_until = now + SETTLED;
+            self.stats.moves_refused += 1;
+            self.move_to(now, old.address);
             return;
         }
-        self.arrived_from_elsewhere(now, from, bytes, newest, answered);
+        let proved = |candidate: &mut Box<Candidate>| {
+            candidate.address == from && answers.contains(&Some(candidate.token))
+        };
+        if self.paths.candidate.take_if(proved).is_some() {
+            let patience = self.patience();
+            if let Some(old) = &mut self.paths.old {
+                old.give_up_at = now + patience;
+            }
+            self.stats.migrations += 1;
+            self.move_to(now, from);
+        }
     }
 
-    fn arrived_from_elsewhere(
-        &mut self,
-        now: Time,
-        from: SocketAddr,
-        bytes: usize,
-        newest: bool,
-        answered: Option<[u8; PATH_TOKEN_BYTES]>,
-    ) {
-        let mut patience = PATIENCE_PTO * self.rtt.timeout(&self.config, 0);
-        if self.rtt.smoothed().is_zero() {
-            patience = patience.max(PATIENCE_UNMEASURED);
+    fn move_to(&mut self, now: Time, address: SocketAddr) {
+        if self.paths.validated.replace(address) != Some(address) {
+            // Nothing that was measured is true of another path.
+            self.rtt = Rtt::default();
+            self.flow = Flow::new(&self.config, now);
         }
-        match &mut self.paths.candidate {
-            Some(candidate) if candidate.address == from => {
+    }
+
+    fn patience(&self) -> Duration {
+        let patience = PATIENCE_PTO * self.rtt.timeout(&self.config, 0);
+        if self.rtt.smoothed().is_zero() { patience.max(PATIENCE_UNMEASURED) } else { patience }
+    }
+
+    fn arrived_from_elsewhere(&mut self, now: Time, from: SocketAddr, bytes: usize, newest: bool) {
+        if let Some(candidate) = &mut self.paths.candidate {
+            if candidate.address == from {
                 candidate.received_bytes += bytes;
-                if answered == Some(candidate.token) {
-                    self.paths.candidate = None;
-                    self.paths.validated = Some(from);
-                    self.stats.migrations += 1;
-                    // Nothing that was measured is true of another path.
-                    self.rtt = Rtt::default();
-                    self.flow = Flow::new(&self.config, now);
-                }
             }
-            None if newest && self.state == State::Established => {
-                let mut token = [0; PATH_TOKEN_BYTES];
-                token.copy_from_slice(&self.keys.draw()[..PATH_TOKEN_BYTES]);
-                self.paths.candidate = Some(Box::new(Candidate {
-                    address: from,
-                    token,
-                    received_bytes: bytes,
-                    sent_bytes: 0,
-                    ask_at: now,
-                    give_up_at: now + patience,
-                }));
-            }
-            _ => {}
+            return;
         }
+        let Some(validated) = self.paths.validated else { return };
+        if !newest || self.state != State::Established || now < self.paths.settled_until {
+            return;
+        }
+        let mut tokens = [[0; PATH_TOKEN_BYTES]; 2];
+        tokens.as_flattened_mut().copy_from_slice(&self.keys.draw()[..2 * PATH_TOKEN_BYTES]);
+        let give_up_at = now + self.patience();
+        self.paths.old =
+            Some(Box::new(Old { address: validated, token: tokens[1], ask_at: now, give_up_at }));
+        self.paths.candidate = Some(Box::new(Candidate {
+            address: from,
+            token: tokens[0],
+            received_bytes: bytes,
+            sent_bytes: 0,
+            ask_at: now,
+            give_up_at,
+        }));
     }
 
-    /// Writes a packet that must leave now for an address that is not proved yet into `buffer`, which must hold
-    /// 1200 bytes; returns its length and the address. To be called with [`Connection::poll_transmit`].
+    /// Writes a packet that must leave now for an address that is not proved yet, or not any more, into `buffer`, which
+    /// must hold 1200 bytes; returns its length and the address. To be called with [`Connection::poll_transmit`].
     pub fn poll_probe(&mut self, now: Time, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        let pause = self.rtt.timeout(&self.config, 0);
-        let candidate = self.paths.candidate.as_mut()?;
-        if now < candidate.ask_at || !candidate.may_be_asked() || self.state != State::Established {
+        if self.state != State::Established {
             return None;
         }
-        candidate.ask_at = now + pause;
-        let (token, address) = (candidate.token, candidate.address);
+        let ask_again_at = now + self.rtt.timeout(&self.config, 0);
+        if let Some(candidate) = self.paths.candidate.as_mut()
+            && now >= candidate.ask_at
+            && candidate.may_be_asked()
+        {
+            candidate.ask_at = ask_again_at;
+            let (token, address) = (candidate.token, candidate.address);
+            let len = PacketBuilder::bare(self, now, buffer, Control::PathChallenge { token })?.len;
+            debug_assert!(len <= CHALLENGE_BYTES);
+            self.paths.candidate.as_mut()?.sent_bytes += len;
+            return Some((len, address));
+        }
+        let old = self.paths.old.as_mut().filter(|old| now >= old.ask_at)?;
+        old.ask_at = ask_again_at;
+        let (token, address) = (old.token, old.address);
         let len = PacketBuilder::bare(self, now, buffer, Control::PathChallenge { token })?.len;
-        debug_assert!(len <= CHALLENGE_BYTES);
-        self.paths.candidate.as_mut()?.sent_bytes += len;
         Some((len, address))
     }
 }

@@ -33,6 +33,8 @@ pub struct Stats {
     pub rekeys: u64,
     /// Times that the peer's address has changed.
     pub migrations: u64,
+    /// Apparent moves of a peer that was still where it had been.
+    pub moves_refused: u64,
     /// Integrity challenges that the client has answered; at the server, that it has answered rightly.
     pub integrity_answered: u64,
     /// Those that the client has failed, at the server.

@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_wire::codec::Writer;
 use shadowland_wire::header::HEADER_BYTES;
-use shadowland_wire::limits::TAG_BYTES;
+use shadowland_wire::limits::{PATH_TOKEN_BYTES, TAG_BYTES};
 use zeroize::Zeroizing;
 
 pub(super) const NOW: Time = Time::from_micros(1_000_000);

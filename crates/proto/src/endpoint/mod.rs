@@ -30,7 +30,7 @@ use shadowland_wire::header::Header;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 
 use crate::Time;
-use crate::connection::{Connection, IntegrityChecks, RekeyLimits, Role, TransportConfig};
+use crate::connection::{Connection, HeldLimit, IntegrityChecks, RekeyLimits, Role, TransportConfig};
 use crate::crypto::cookie::{Client, Cookies};
 use crate::crypto::entropy::Entropy;
 use crate::crypto::handshake::Responder;
@@ -44,6 +44,9 @@ use remembered::{Accepted, Remembered};
 
 /// Most sessions that an endpoint can have: a connection id has 16 bits for the slot.
 pub const SESSIONS_MAX: usize = 1 << 16;
+
+/// Bytes of reliable messages that all sessions hold together by default.
+const HELD_BYTES: usize = 64 << 20;
 
 /// How an endpoint admits clients.
 #[derive(Debug, Clone)]
@@ -69,6 +72,8 @@ pub struct EndpointConfig {
     pub handshake_rate: Rate,
     /// How many sessions an address may have; shared by all endpoints of a server.
     pub addresses: Arc<AddressLimit>,
+    /// How much sessions may hold of reliable messages that cannot be delivered yet; shared by all endpoints of a server.
+    pub held: Arc<HeldLimit>,
     /// Bytes a second that a client may send, packets counted with 64 bytes more.
     pub client_bytes_per_s: u64,
     /// Who checks login tokens; without it anybody may come in, and tokens are not looked at.
@@ -100,6 +105,7 @@ impl Default for EndpointConfig {
             limits_loopback: false,
             handshake_rate: Rate { per_second: 1_000, burst: 64 },
             addresses: Arc::new(AddressLimit::new(SESSIONS_MAX)),
+            held: Arc::new(HeldLimit::new(HELD_BYTES)),
             client_bytes_per_s: 256 * 1024,
             tokens: None,
             playing: None,
@@ -503,6 +509,7 @@ impl<T> Endpoint<T> {
         connection.set_rekey_limits(self.config.rekey);
         connection.set_address(client.address);
         connection.set_intake(self.config.client_bytes_per_s);
+        connection.set_held_limit(Arc::clone(&self.config.held));
         if let Some(log) = log {
             connection.set_key_log(log);
         }

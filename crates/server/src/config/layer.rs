@@ -86,16 +86,17 @@ impl Layer {
         Ok(Self { entries })
     }
 
-    /// Takes the variables that belong to a setting. Others with the same prefix are left alone: container
-    /// platforms make such names for services, and they are no mistake of anybody's.
+    /// Takes the variables that belong to a setting, and those that would belong to one of a known section if there
+    /// were one: a mistake that is to be named. Others with the same prefix are left alone: container platforms make
+    /// such names for services, and they are no mistake of anybody's.
     #[must_use]
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut entries: Vec<_> = variables
             .into_iter()
             .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
             .filter_map(|(name, value)| {
-                let setting = SETTINGS.iter().find(|setting| setting.variable() == name)?;
-                Some((setting.key.to_owned(), Literal::Unquoted(value), Place::Variable(name)))
+                let key = key_of_variable(&name)?;
+                Some((key, Literal::Unquoted(value), Place::Variable(name)))
             })
             .collect();
         entries.sort_by(|one, other| one.0.cmp(&other.0));
@@ -111,6 +112,19 @@ impl Layer {
     pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &Literal, &Place)> {
         self.entries.iter().map(|(key, literal, place)| (key.as_str(), literal, place))
     }
+}
+
+/// The setting of a variable, or what would be one of a known section.
+fn key_of_variable(name: &str) -> Option<String> {
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) {
+        return Some(setting.key.to_owned());
+    }
+    let (section, rest) = name.strip_prefix(VARIABLE_PREFIX)?.split_once('_')?;
+    let section = section.to_ascii_lowercase();
+    // Container platforms name the ports of a service `SERVER` so.
+    let of_a_service = ["SERVICE_", "PORT"].iter().any(|made| rest.starts_with(made));
+    let known = SETTINGS.iter().any(|setting| setting.section() == section);
+    (known && !of_a_service).then(|| format!("{section}.{}", rest.to_ascii_lowercase()))
 }
 
 fn literal(value: &DeValue<'_>, written: &str) -> Literal {

@@ -41,6 +41,8 @@ pub struct Config {
     /// Acknowledging, sending again, windows and congestion control. What follows from other settings, such as how
     /// much may leave at a time, is set when the server is assembled.
     pub transport: TransportConfig,
+    /// Bytes of reliable messages that all players together make the server hold.
+    pub held_bytes: usize,
     /// Keys, and who may join.
     pub security: SecurityConfig,
     /// The map and what is on it.
@@ -246,6 +248,7 @@ impl Effective {
                 budget_bytes: self.whole("session.budget_bytes"),
             },
             transport: self.transport(),
+            held_bytes: self.whole("transport.held_mib") << 20,
             security: SecurityConfig {
                 auth: match self.text("security.auth") {
                     "token" => Auth::Token { keys: self.text("security.token_keys").into() },
@@ -363,6 +366,11 @@ impl Effective {
                 &["session.max_players", "world.npcs"],
                 allowed,
             ));
+        }
+        let (keys, value, _) = self.entry("security.token_keys");
+        if self.text("security.auth") == "open" && *value != (keys.default)() {
+            let allowed = "only the default while security.auth is \"open\": anybody could join; set security.auth = \"token\"";
+            return Err(self.not_together(keys.key, &[], allowed.to_owned()));
         }
         let shortest: usize = self.whole("transport.timeout_min_ms");
         if self.whole("transport.timeout_max_ms") < shortest {

@@ -224,7 +224,13 @@ pub const SETTINGS: &[Setting] = &[
         key: "transport.window_bytes",
         meaning: "Bytes of messages that are held for one that is missing, per player.",
         kind: Kind::Whole { min: 16_384, max: 16_777_216 },
-        default: || Value::Whole(262_144),
+        default: || Value::Whole(16_384),
+    },
+    Setting {
+        key: "transport.held_mib",
+        meaning: "MiB that are held so, and of large messages of which pieces are missing, of all players together.",
+        kind: Kind::Whole { min: 1, max: 65_536 },
+        default: || Value::Whole(64),
     },
     Setting {
         key: "transport.message_bytes",
