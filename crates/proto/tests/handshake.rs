@@ -672,3 +672,31 @@ fn a_network_has_so_many_half_open_sessions_and_no_more() {
     net.run(Duration::from_secs(5));
     assert_eq!(net.server.session_count(), 0);
 }
+
+/// All in one batch, as a worker takes them off its socket: at one time of the clock.
+#[test]
+fn a_burst_of_requests_computes_so_many_handshakes_and_no_more() {
+    let (mut net, signer) = guarded();
+    let mut requests = Vec::new();
+    for number in 0..200u8 {
+        // Some without a token: what is denied was computed too.
+        let config =
+            if number % 2 == 0 { bearer(&mut net, &signer, number) } else { ConnectConfig::default() };
+        let from = SocketAddr::from(([10, 0, number, 1], 1_000));
+        let mut client = Connecting::new(config, net.server_key, &mut net.rng, net.now).unwrap();
+        let (mut buffer, mut reply) = ([0; 1200], [0; 128]);
+        let len = client.poll_transmit(net.now, &mut buffer).unwrap();
+        let Routed::Reply(len) = net.server.route(net.now, from, &buffer[..len], &mut reply) else {
+            panic!("no cookie");
+        };
+        client.handle(net.now, &reply[..len]).unwrap();
+        let len = client.poll_transmit(net.now, &mut buffer).unwrap();
+        requests.push((from, buffer[..len].to_vec()));
+    }
+    for (from, request) in &requests {
+        let _ = net.server.route(net.now, *from, request, &mut [0; 128]);
+    }
+    let counters = net.server.counters();
+    assert_eq!((counters.handshakes, counters.accepted, counters.denied), (64, 32, 32));
+    assert_eq!(counters.dropped.by(DropReason::HandshakeBudget), 136);
+}

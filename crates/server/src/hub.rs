@@ -247,9 +247,9 @@ impl Hub {
         }
     }
 
-    /// Handshakes that led to a session.
+    /// Handshakes that were computed.
     pub(crate) fn handshakes(&self) -> u64 {
-        self.endpoint.counters().accepted
+        self.endpoint.counters().handshakes
     }
 
     /// Fetches into the cache what serving the sessions that follow will need: of some of them the sessions, of those

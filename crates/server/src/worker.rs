@@ -71,9 +71,25 @@ pub(crate) struct Worker {
     /// When the frame of the round was published.
     published_at: Time,
     complaint: Complaint,
-    /// Errors since the last line about one, and when the next line may be.
+    errors: Throttle,
+}
+
+/// Errors since the last line about one, and when the next line may be.
+#[derive(Debug, Default)]
+struct Throttle {
     errors: u64,
-    next_report: Time,
+    next: Time,
+}
+
+impl Throttle {
+    /// Counts one more; returns how many there were when it is time for a line about them.
+    fn count(&mut self, now: Time) -> Option<u64> {
+        self.errors += 1;
+        (now >= self.next).then(|| {
+            self.next = now + COMPLAIN_EVERY;
+            std::mem::take(&mut self.errors)
+        })
+    }
 }
 
 /// What was last said about datagrams that the kernel drops.
@@ -116,8 +132,7 @@ impl Worker {
             blocked: false,
             published_at: Time::default(),
             complaint: Complaint::default(),
-            errors: 0,
-            next_report: Time::default(),
+            errors: Throttle::default(),
         }
     }
 
@@ -298,11 +313,8 @@ impl Worker {
 
     /// At most one line every so often: what fails once may fail with every datagram.
     fn report(&mut self, what: &str, error: &io::Error) {
-        self.errors += 1;
-        let now = self.parts.clock.now();
-        if now >= self.next_report {
-            tracing::error!(%error, errors = self.errors, "{what}");
-            (self.errors, self.next_report) = (0, now + COMPLAIN_EVERY);
+        if let Some(errors) = self.errors.count(self.parts.clock.now()) {
+            tracing::error!(%error, errors, "{what}");
         }
     }
 
@@ -359,5 +371,18 @@ impl Outbox for Draining<'_> {
 
     fn commit(&mut self, len: usize, to: SocketAddr) {
         self.batch.commit(len, to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_tells_of_its_errors_every_ten_seconds() {
+        let mut errors = Throttle::default();
+        let told: Vec<_> =
+            (0..25_000).filter_map(|ms| Some((ms, errors.count(Time::from_micros(ms * 1_000))?))).collect();
+        assert_eq!(told, [(0, 1), (10_000, 10_000), (20_000, 10_000)]);
     }
 }

@@ -234,11 +234,13 @@ fn the_world_starts_with_its_own_defaults() {
 
 #[test]
 fn sessions_start_with_the_transport_of_the_protocol_and_every_figure_of_it_can_be_set() {
-    assert_eq!(Config::default().transport, TransportConfig::default());
+    // Clients send nothing large yet: a server holds less for each than the protocol would.
+    let transport = TransportConfig { window_bytes: 16_384, ..TransportConfig::default() };
+    assert_eq!(Config::default().transport, transport);
     let text = "[transport]\ncongestion = \"loss\"\ntimeout_min_ms = 300\ntimeout_max_ms = 3000\nretries = 5\n\
                 loss_packets = 4\nloss_eighths = 10\nack_delay_ms = 20\nack_packets = 2\nack_reliable_packets = 1\nping_interval_s = 1.5\n\
                 send_bytes = 2048\nsend_messages = 7\nwindow_messages = 64\nwindow_bytes = 32768\n\
-                message_bytes = 4096\nassembly_expiry_s = 2.0\ncompress = \"off\"\n";
+                message_bytes = 4096\nheld_mib = 3\nassembly_expiry_s = 2.0\ncompress = \"off\"\n";
     let layer = Layer::from_toml("shadowland.toml", text).unwrap();
     let settings = SETTINGS.iter().filter(|setting| setting.section() == "transport").count();
     assert_eq!(text.lines().count() - 1, settings, "one is missing here");

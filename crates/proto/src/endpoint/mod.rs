@@ -45,6 +45,9 @@ use remembered::{Accepted, Remembered};
 /// Most sessions that an endpoint can have: a connection id has 16 bits for the slot.
 pub const SESSIONS_MAX: usize = 1 << 16;
 
+/// Half-open sessions among which the one is chosen that gives way.
+const OLDEST: usize = 32;
+
 /// Bytes of reliable messages that all sessions hold together by default.
 const HELD_BYTES: usize = 64 << 20;
 
@@ -55,8 +58,8 @@ pub struct EndpointConfig {
     pub worker: u8,
     /// Most sessions, half-open ones included; at most [`SESSIONS_MAX`].
     pub max_sessions: usize,
-    /// Most sessions whose client has not confirmed the keys. When there are more, the oldest one is given up: an
-    /// honest client confirms within a round trip.
+    /// Most sessions whose client has not confirmed the keys. When there are more, one of the oldest is given up, of the
+    /// network that has most: an honest client confirms within a round trip.
     pub max_half_open: usize,
     /// Most of them from one network, with the same networks as in `network_rate`; above it requests are dropped.
     pub max_half_open_of_network: usize,
@@ -191,6 +194,8 @@ pub struct Counters {
     pub handshake_bytes_out: u64,
     /// Cookies that were made.
     pub cookies: u64,
+    /// Handshakes that were computed, whatever came of them.
+    pub handshakes: u64,
     /// Sessions that were accepted.
     pub accepted: u64,
     /// Accepted sessions whose client never confirmed the keys.
@@ -462,6 +467,7 @@ impl<T> Endpoint<T> {
             return Err(DropReason::HandshakeBudget);
         }
         self.networks.handshake(now, network);
+        self.counters.handshakes += 1;
         self.make_room_for_half_open();
         let Some(&index) = self.free.front() else {
             return Ok(self.deny(client, DenyReason::Full, reply));
@@ -563,14 +569,18 @@ impl<T> Endpoint<T> {
         }
     }
 
-    /// Gives up the oldest half-open session if there are as many as there may be.
+    /// Gives up a half-open session if there are as many as there may be: of the oldest ones that of the network that
+    /// has most of them.
     fn make_room_for_half_open(&mut self) {
         while self.half_open.len() >= self.config.max_half_open {
-            let Some(oldest) = self.half_open.pop_front() else { return };
-            if self.is_half_open(oldest.slot) {
-                self.give_up(oldest);
+            let oldest = self.half_open.iter().take(OLDEST).enumerate().rev();
+            let most = oldest.max_by_key(|(_, half_open)| self.networks.half_open_of(half_open.network));
+            let index = most.map_or(0, |(index, _)| index);
+            let Some(given_up) = self.half_open.remove(index) else { return };
+            if self.is_half_open(given_up.slot) {
+                self.give_up(given_up);
             } else {
-                self.networks.not_half_open(oldest.network);
+                self.networks.not_half_open(given_up.network);
             }
         }
     }
