@@ -69,7 +69,8 @@ impl InputMessage {
     /// The inputs with their numbers, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Input)> + '_ {
         let first = self.newest - (self.count as u32 - 1);
-        (first..).zip(self.inputs[..self.count].iter().copied())
+        // No number beyond the newest is ever made: it may be the last that there is.
+        (first..=self.newest).zip(self.inputs[..self.count].iter().copied())
     }
 
     /// Writes the message's body.
@@ -141,6 +142,14 @@ impl ResetPage {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    // Found by fuzzing: a client that begins its inputs with the last number ended the server.
+    #[test]
+    fn the_last_number_that_there_is_can_be_the_newest() {
+        let message = InputMessage::new(u32::MAX, &[Input::default(); 3]);
+        let numbers: Vec<_> = message.iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [u32::MAX - 2, u32::MAX - 1, u32::MAX]);
+    }
 
     proptest! {
         #[test]
