@@ -1,7 +1,7 @@
 //! How many instructions the hot paths take, counted by callgrind: repeatable where times are not, so that a change
 //! that makes one slower is noticed on any machine.
 //!
-//! The command starts itself under valgrind once for each path. Only what [`Path::measured`] calls is counted; the
+//! The command starts itself under valgrind once for each path. Only what [`measured`] calls is counted; the
 //! limits are in `crates/bench/instructions.toml`.
 
 use std::collections::BTreeMap;

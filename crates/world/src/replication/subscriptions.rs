@@ -413,15 +413,21 @@ impl Subscriptions {
     /// Fetches into the cache the entries that have their turn in a tick.
     #[inline]
     pub(super) fn prefetch(&self, tick: Tick) {
-        let near_end = usize::from(self.near_end);
-        prefetch(&self.entries[..near_end]);
-        if !self.ends.is_empty() {
-            let phases = self.ends.len();
-            // The phase whose turn it is: `(tick + phase) % period == 0`.
-            let phase = (phases - tick as usize % phases) % phases;
-            let start = phase.checked_sub(1).map_or(near_end, |before| usize::from(self.ends[before]));
-            prefetch(&self.entries[start..usize::from(self.ends[phase])]);
+        prefetch(&self.entries[..usize::from(self.near_end)]);
+        prefetch(self.in_phase(&self.ends, self.near_end, tick));
+        let crowds = self.ends.last().copied().unwrap_or(self.near_end);
+        prefetch(self.in_phase(&self.crowd_ends, crowds, self.crowds_turned + 1));
+    }
+
+    /// The entries that have their turn in a tick, of those from `start` on whose phases end at `ends`.
+    fn in_phase(&self, ends: &[u16], start: u16, tick: Tick) -> &[Entry] {
+        if ends.is_empty() {
+            return &[];
         }
+        // The phase whose turn it is: `(tick + phase) % period == 0`.
+        let phase = (ends.len() - tick as usize % ends.len()) % ends.len();
+        let start = phase.checked_sub(1).map_or(start, |before| ends[before]);
+        &self.entries[usize::from(start)..usize::from(ends[phase])]
     }
 
     /// Collects the entries whose turn it is in one of the ticks after `since`: the near ones, the distant ones of
