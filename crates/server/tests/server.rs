@@ -178,7 +178,7 @@ fn junk_is_counted_and_disturbs_nobody() {
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
     stranger.connect(server.local_addr()).unwrap();
     let mut forged = client.connection.id().to_le_bytes().to_vec();
-    forged.extend([0, 3, 9, 9, 9, 9, 9, 9, 9, 9]);
+    forged.extend([0, 3, 9, 9, 9, 9, 0, 0, 0, 0]);
     forged.resize(80, 0xaa);
     let mut nobody = forged.clone();
     nobody[..4].copy_from_slice(&[0, 0xff, 0, 1]);

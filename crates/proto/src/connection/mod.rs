@@ -65,7 +65,7 @@ use shadowland_wire::ack::AckBlock;
 use shadowland_wire::codec::Reader;
 use shadowland_wire::handshake::{Acceptance, SessionParameters};
 use shadowland_wire::header::{Channel, Flags, Header};
-use shadowland_wire::limits::{DATAGRAM_BYTES, MESSAGES_PER_PACKET, RELIABLE_FIRST_ID_MAX};
+use shadowland_wire::limits::{DATAGRAM_BYTES, MESSAGES_PER_PACKET, RELIABLE_FIRST_ID_MAX, SEQUENCE_MAX};
 use shadowland_wire::message::control::{Control, DisconnectReason, ReliableHandshake};
 use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame};
 
@@ -535,6 +535,10 @@ impl Connection {
         let header = Header::decode(&mut Reader::new(datagram)).map_err(|_| DropReason::NotProtocol)?;
         if header.connection_id != self.id || !header.flags.contains(Flags::SEALED) {
             return Err(DropReason::NotSealed);
+        }
+        // No honest sealer goes beyond it, and what is computed from sequences need not look out for the end of numbers.
+        if header.sequence > SEQUENCE_MAX {
+            return Err(DropReason::NotProtocol);
         }
         self.intake.check(now)?;
         self.replay.check(header.sequence)?;

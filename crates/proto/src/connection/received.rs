@@ -54,7 +54,7 @@ impl Received {
     /// Remembers an applied packet.
     #[inline]
     pub(super) fn applied(&mut self, now: Time, sequence: u64, asks: Asks) {
-        let leaves_gap = sequence > self.largest + 1;
+        let leaves_gap = sequence.saturating_sub(self.largest) > 1;
         if sequence > self.largest {
             let step = sequence - self.largest;
             self.mask = match step {

@@ -247,3 +247,30 @@ fn who_confirms_the_keys_and_then_never_says_hello_is_sent_away() {
     server.on_timeout(NOW + ESTABLISH_TIMEOUT);
     assert_eq!(server.state(), State::Closed(CloseReason::Local(DisconnectReason::IdleTimeout)));
 }
+
+/// A packet from the server with any sequence, sealed by the other implementation: a sealer of ours stops in time.
+fn sealed_as(sequence: u64, payload: &[u8]) -> Vec<u8> {
+    use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+    let header = Header { connection_id: 7, channel: Channel::Unreliable, flags: Flags::SEALED, sequence };
+    let mut nonce = [0; 12];
+    nonce[..4].copy_from_slice(&7u32.to_le_bytes());
+    nonce[4..].copy_from_slice(&sequence.to_le_bytes());
+    let cipher = chacha20poly1305::ChaCha20Poly1305::new(&[2; 32].into());
+    let payload = Payload { msg: payload, aad: &header.to_bytes() };
+    let sealed = cipher.encrypt(&nonce.into(), payload).unwrap();
+    [&header.to_bytes()[..], &sealed].concat()
+}
+
+#[test]
+fn sequences_beyond_the_last_are_refused_and_near_it_nothing_overflows() {
+    let (mut client, _) = established();
+    let empty = payload(|_| {});
+    for sequence in [u64::MAX, u64::MAX - 1, SEQUENCE_MAX + 1] {
+        let dropped = client.handle(NOW, &mut sealed_as(sequence, &empty), &mut Log::default());
+        assert_eq!(dropped, Err(DropReason::NotProtocol));
+    }
+    for sequence in [SEQUENCE_MAX, SEQUENCE_MAX - 1, SEQUENCE_MAX - 63] {
+        let taken = client.handle(NOW, &mut sealed_as(sequence, &empty), &mut Log::default());
+        assert_eq!(taken, Ok(()));
+    }
+}
