@@ -25,6 +25,11 @@ const WAITING_MESSAGES: usize = 4_096;
 const WAITING_BYTES: usize = 4 << 20;
 /// Bytes for a player that wait for room in its connection; one message is always taken.
 const WAITING_BYTES_FOR_PLAYER: usize = 64 * 1024;
+/// What a message that waits counts for, in bytes: one without a body takes memory, too.
+fn cost(body: &[u8]) -> usize {
+    body.len() + size_of::<ToPlayer>()
+}
+
 /// Messages that wait for a worker's next tick.
 const WAITING_FOR_WORKER: usize = 4_096;
 
@@ -172,15 +177,15 @@ impl Mailbox {
         if to.is_gone() {
             return Err(MailError::Gone);
         }
-        let waits = shared.waiting_bytes.load(Ordering::Relaxed);
-        if waits > 0 && waits + body.len() > WAITING_BYTES_FOR_PLAYER {
+        let (waits, bytes) = (shared.waiting_bytes.load(Ordering::Relaxed), cost(body));
+        if waits > 0 && waits + bytes > WAITING_BYTES_FOR_PLAYER {
             return Err(MailError::Full);
         }
         let worker = usize::from(shared.session.worker());
         let mail = ToPlayer { to: to.clone(), way, kind, body: body.into() };
-        shared.waiting_bytes.fetch_add(body.len(), Ordering::Relaxed);
+        shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.workers[worker].try_send(mail).map_err(|_full| {
-            shared.waiting_bytes.fetch_sub(body.len(), Ordering::Relaxed);
+            shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             MailError::Full
         })
     }
@@ -279,7 +284,7 @@ impl Letterbox {
                 // Such as one that is larger than this client takes.
                 Err(_) => lost += 1,
             }
-            self.recipient.0.waiting_bytes.fetch_sub(body.len(), Ordering::Relaxed);
+            self.recipient.0.waiting_bytes.fetch_sub(cost(body), Ordering::Relaxed);
             self.waiting.pop_front();
         }
         lost
@@ -320,7 +325,7 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert_eq!((full, sent), (MailError::Full, WAITING_BYTES_FOR_PLAYER / 1_000));
+        assert_eq!((full, sent), (MailError::Full, WAITING_BYTES_FOR_PLAYER / cost(&[0; 1_000])));
         let send = |kind, bytes| mailbox.send(&player, Reliable::Unordered, kind, &vec![0; bytes]);
         assert_eq!(send(0x60, 1_001), Err(MailError::TooLarge));
         assert_eq!(send(0x5f, 1), Err(MailError::BadType));

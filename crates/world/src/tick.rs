@@ -244,14 +244,15 @@ impl World {
     }
 
     fn move_players(&mut self) {
-        let Self { columns, players, combat, config, tick, .. } = self;
+        let Self { columns, players, combat, interest, config, tick, .. } = self;
         for player in players.iter_mut() {
             let index = player.entity.index();
             let mut body = body_at(columns, index);
             let mut moved = false;
             let dead = combat.is_dead(player.entity);
             for input in player.inputs.take() {
-                if input.buttons.contains(Buttons::ATTACK) {
+                // A blow would tell that somebody is there.
+                if input.buttons.contains(Buttons::ATTACK) && !interest.is_hidden(player.entity) {
                     combat.attack(*tick, player.entity);
                 }
                 let input = if dead { Input { yaw: body.yaw, ..Input::default() } } else { input };

@@ -469,7 +469,8 @@ impl Subscriptions {
         let period = self.crowd_detail.period();
         let before = self.crowds_turned.max(now.saturating_sub(period));
         let mut turned = before;
-        let mut waiting = self.waiting.len();
+        let crowded = |index: &&u16| self.entries[usize::from(**index)].crowded;
+        let mut waiting = self.waiting.iter().filter(crowded).count();
         while period > 0 && turned < now && waiting < WAITING_PAGES {
             turned += 1;
             let phase = ((period - turned % period) % period) as usize;

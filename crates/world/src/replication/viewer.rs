@@ -173,10 +173,14 @@ impl Viewer {
         let sees_crowd = self.crowd_detail() != CrowdDetail::Full;
         // In a crowd, one packet has to do; pages get half of it if they need that, and poses the rest.
         let budget_bytes = if sees_crowd { budget_bytes.min(CROWD_BYTES) } else { budget_bytes };
-        let page_bytes = if sees_crowd { needed.min(budget_bytes / 2) } else { budget_bytes };
-        if needed > page_bytes.min(SURE_TO_FIT_BYTES) {
+        let half = if sees_crowd { budget_bytes / 2 } else { budget_bytes };
+        if needed > half.min(SURE_TO_FIT_BYTES) {
             self.put_first_things_first(encoder);
         }
+        // The first goes even if it needs more than half: nothing would ever come behind it.
+        let first = encoder.due.first().map_or(0, Due::bytes);
+        let page_bytes =
+            if sees_crowd { needed.min(half.max(first)).min(budget_bytes) } else { budget_bytes };
         let crowd = sees_crowd.then_some((position, budget_bytes - page_bytes));
         let record = owner.record(frame.lattice());
         let header = SnapshotHeader {
@@ -358,7 +362,8 @@ impl Snapshot<'_> {
             if need > writer.remaining() {
                 break;
             }
-            if self.used + need > self.budget_bytes && (self.used > 0 || self.budget_bytes == 0) {
+            // However small the budget is, one block goes.
+            if self.used + need > self.budget_bytes && (self.next > 0 || self.budget_bytes == 0) {
                 self.used = self.budget_bytes;
                 break;
             }
