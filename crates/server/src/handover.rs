@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use mio::Waker;
 use rtrb::{Consumer, Producer, RingBuffer};
+use shadowland_proto::Slot;
 use shadowland_udp::DATAGRAM;
 
 /// Datagrams that wait for a worker, from all others together; a ring has its share of them.
@@ -75,8 +76,8 @@ pub(crate) fn connect(wakers: &[Arc<Waker>]) -> Vec<Handover> {
 impl Handover {
     /// Passes a datagram on if it is of another worker's session; `false` when it is this worker's to handle.
     pub(crate) fn pass_on(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
-        let Some(id) = datagram.first_chunk::<4>().filter(|id| **id != [0; 4]) else { return false };
-        let owner = usize::from(id[0]);
+        let Some(slot) = Slot::claimed_by(datagram) else { return false };
+        let owner = usize::from(slot.worker());
         if owner == self.worker || datagram.len() > DATAGRAM {
             return false;
         }

@@ -120,11 +120,14 @@ impl Hub {
     /// Takes all datagrams of a batch, oldest first. Each may be answered with one datagram.
     pub fn receive_batch(&mut self, now: Time, inbox: &mut impl Inbox, outbox: &mut impl Outbox) {
         for index in 0..inbox.slots() + 2 * GROUP {
-            if let Some((_, datagram)) = inbox.datagram(index) {
-                self.endpoint.prefetch_of(datagram);
+            let mut claimed =
+                |index| inbox.datagram(index).and_then(|(_, datagram)| Slot::claimed_by(datagram));
+            if let Some(slot) = claimed(index) {
+                self.endpoint.prefetch(slot);
             }
-            if let Some((_, datagram)) = index.checked_sub(GROUP).and_then(|index| inbox.datagram(index)) {
-                self.endpoint.prefetch_more_of(datagram);
+            let before = index.checked_sub(GROUP).and_then(&mut claimed);
+            if let Some(session) = before.and_then(|slot| self.endpoint.in_place_of(slot)) {
+                session.connection.prefetch_more();
             }
             if let Some((from, datagram)) =
                 index.checked_sub(2 * GROUP).and_then(|index| inbox.datagram(index))

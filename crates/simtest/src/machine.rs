@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
-use shadowland_proto::{Identity, Time};
+use shadowland_proto::{Identity, Slot, Time};
 use shadowland_server::config::Config;
 use shadowland_server::embed::{Assembly, Guards, Hub, Outbox, WorldSide, assemble_guarded};
 use shadowland_wire::limits::DATAGRAM_BYTES;
@@ -100,9 +100,9 @@ impl Machine {
 
     /// Takes a datagram, as steered by the kernel: by the worker in its connection id, or else by its sender.
     pub fn receive(&mut self, now_us: u64, from: SocketAddr, datagram: &mut [u8], deliver: &mut Deliver<'_>) {
-        let worker = match datagram.first_chunk::<4>() {
-            Some(id) if *id != [0; 4] => usize::from(id[0]),
-            _ => usize::from(from.port()) % self.stations.len(),
+        let worker = match Slot::claimed_by(datagram) {
+            Some(slot) => usize::from(slot.worker()),
+            None => usize::from(from.port()) % self.stations.len(),
         };
         let Some(station) = self.stations.get_mut(worker) else { return };
         if station.outbox.is_full() {

@@ -66,7 +66,7 @@ impl RecvBatch {
         self.buffers.len()
     }
 
-    /// The datagrams of the last receive with their senders, oldest first; oversized ones are left out.
+    /// The datagrams of the last receive with their senders, oldest first; those that are passed over are left out.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
         self.arrivals[..self.filled]
             .iter()

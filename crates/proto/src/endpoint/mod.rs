@@ -138,6 +138,15 @@ impl Slot {
         Self(u32::from(worker) | u32::from(index) << 8 | u32::from(generation) << 24)
     }
 
+    /// The slot of which a datagram claims to be, judged by nothing but its first bytes; `None` where it claims no
+    /// session.
+    #[must_use]
+    #[inline]
+    pub fn claimed_by(datagram: &[u8]) -> Option<Self> {
+        let id = u32::from_le_bytes(*datagram.first_chunk()?);
+        (id != 0).then_some(Self(id))
+    }
+
     /// The connection id of the session.
     #[must_use]
     pub fn connection_id(self) -> u32 {
@@ -178,11 +187,6 @@ pub struct Session<T> {
     pub login: Option<LoginToken>,
     /// What the server hangs on the session.
     pub data: Option<T>,
-}
-
-fn prefetch_session<T>(session: &Session<T>) {
-    session.connection.prefetch();
-    prefetch(&session.data);
 }
 
 /// What an endpoint counts.
@@ -298,28 +302,13 @@ impl<T> Endpoint<T> {
         entry.session.as_deref_mut().filter(|session| session.connection.id() == slot.0)
     }
 
-    /// Fetches into the cache the session that a datagram claims to be of. To be called some microseconds before
-    /// [`Endpoint::route`], and followed by [`Endpoint::prefetch_more_of`].
-    #[inline]
-    pub fn prefetch_of(&self, datagram: &[u8]) {
-        if let Some(session) = self.claimed(datagram) {
-            prefetch_session(session);
-        }
-    }
-
-    /// What can only be fetched when [`Endpoint::prefetch_of`] is through.
-    #[inline]
-    pub fn prefetch_more_of(&self, datagram: &[u8]) {
-        if let Some(session) = self.claimed(datagram) {
-            session.connection.prefetch_more();
-        }
-    }
-
-    /// As [`Endpoint::prefetch_of`], for a session that will be served.
+    /// Fetches a session into the cache. To be called some microseconds before it is needed; what its parts point to
+    /// can be fetched only after that.
     #[inline]
     pub fn prefetch(&self, slot: Slot) {
         if let Some(session) = self.in_place_of(slot) {
-            prefetch_session(session);
+            session.connection.prefetch();
+            prefetch(&session.data);
         }
     }
 
@@ -327,11 +316,6 @@ impl<T> Endpoint<T> {
     #[inline]
     pub fn in_place_of(&self, slot: Slot) -> Option<&Session<T>> {
         self.slots.get(slot.index())?.session.as_deref()
-    }
-
-    fn claimed(&self, datagram: &[u8]) -> Option<&Session<T>> {
-        let header = Header::decode(&mut Reader::new(datagram)).ok()?;
-        self.in_place_of(Slot(header.connection_id))
     }
 
     /// All sessions, half-open ones included, in the order of their slots.
