@@ -89,7 +89,7 @@ pub fn assemble_guarded(
     let addresses = AddressLimit::new(config.security.sessions_per_address);
     let addresses =
         Arc::new(if config.security.limit_loopback { addresses.with_loopback() } else { addresses });
-    let held = Arc::new(HeldLimit::new(config.held_bytes));
+    let held = Arc::new(HeldLimit::new(config.held_bytes, sessions_of(config)));
     let mut cookie_master = Zeroizing::new([0; 32]);
     rng.fill_bytes(&mut *cookie_master);
     let (mailbox, posts) = mailbox(workers, config.transport.message_bytes);
@@ -120,8 +120,7 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
     let default = EndpointConfig::default();
     EndpointConfig {
         worker: u8::try_from(worker).expect("there are at most 64 workers"),
-        // Some more than play: half-open sessions, and those that say goodbye.
-        max_sessions: (config.session.max_players + 1_024).min(SESSIONS_MAX),
+        max_sessions: sessions_of(config).min(SESSIONS_MAX),
         parameters: SessionParameters {
             tick_rate_hz: TICK_HZ as u16,
             idle_timeout_ms: u32::try_from(config.session.idle_timeout.as_millis()).unwrap_or(u32::MAX),
@@ -144,6 +143,11 @@ fn endpoint_config(config: &Config, worker: usize) -> EndpointConfig {
         client_bytes_per_s: config.security.client_bytes_per_s,
         ..default
     }
+}
+
+/// Some more than play: half-open sessions, and those that say goodbye.
+fn sessions_of(config: &Config) -> usize {
+    config.session.max_players + 1_024
 }
 
 #[cfg(test)]

@@ -270,4 +270,9 @@ fn sessions_start_with_the_transport_of_the_protocol_and_every_figure_of_it_can_
         "shadowland.toml:2: `transport.timeout_max_ms` is 2000; allowed: at least transport.timeout_min_ms, which is \
          2500"
     );
+    assert_eq!(
+        mistake("[transport]\nmessage_bytes = 1_048_576\nheld_mib = 19"),
+        "shadowland.toml:3: `transport.held_mib` is 19; allowed: at least 20, or no message of \
+         transport.message_bytes could arrive"
+    );
 }

@@ -16,6 +16,7 @@ use shadowland_wire::message::fragment::{Fragment, Whole};
 use super::Receiver;
 use super::compress::decompress;
 use super::config::TransportConfig;
+use super::held::{ASSEMBLY_OVERHEAD, MESSAGE_OVERHEAD};
 use crate::Time;
 
 /// A pause between packets of the peer that counts as silence.
@@ -32,6 +33,15 @@ pub(super) fn take_apart(whole: Whole, bytes: &[u8]) -> impl Iterator<Item = Box
     })
 }
 
+/// What taking a piece leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Prospect {
+    /// Bytes of memory that it takes.
+    pub(super) cost: usize,
+    /// Pieces of its message that are missing then.
+    pub(super) missing: u32,
+}
+
 /// Why a fragment is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -44,9 +54,9 @@ pub(super) enum Refused {
 /// The messages of which some pieces have arrived.
 #[derive(Debug)]
 pub(super) struct Assemblies {
-    /// By the place of the first piece.
-    open: BTreeMap<MessageId, Assembly>,
-    /// Of all pieces.
+    /// At most [`ASSEMBLIES`].
+    open: Vec<Assembly>,
+    /// Of memory that all pieces take.
     bytes: usize,
     message_bytes: usize,
     expiry: Duration,
@@ -59,6 +69,8 @@ pub(super) struct Assemblies {
 
 #[derive(Debug)]
 struct Assembly {
+    /// The place of the first piece.
+    first: MessageId,
     whole: Whole,
     pieces: BTreeMap<u32, Box<[u8]>>,
 }
@@ -66,7 +78,7 @@ struct Assembly {
 impl Assemblies {
     pub(super) fn new(config: &TransportConfig) -> Self {
         Self {
-            open: BTreeMap::new(),
+            open: Vec::new(),
             bytes: 0,
             message_bytes: config.message_bytes,
             expiry: config.assembly_expiry,
@@ -90,14 +102,31 @@ impl Assemblies {
         !self.open.is_empty() && self.audible() - self.progress_at > self.expiry
     }
 
-    /// Bytes of pieces.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes of memory that pieces take.
+    pub(super) fn cost(&self) -> usize {
+        self.bytes + self.open.len() * ASSEMBLY_OVERHEAD
     }
 
-    /// A piece has come, be it for the second time or ahead of a gap: the peer is at work.
-    pub(super) fn touch(&mut self) {
-        self.progress_at = self.audible();
+    /// A piece has come, be it for the second time or ahead of a gap: if it is of an open message, the peer is at work.
+    pub(super) fn touch(&mut self, place: MessageId, piece: &Fragment<'_>) {
+        if self.open_for(place, piece).is_some() {
+            self.progress_at = self.audible();
+        }
+    }
+
+    /// Bytes of memory that this piece would take, which has not arrived before, and how many more are missing then.
+    pub(super) fn prospect(&self, place: MessageId, piece: &Fragment<'_>) -> Prospect {
+        let open = self.open_for(place, piece);
+        let arrived = open.map_or(0, |assembly| assembly.pieces.len() as u32);
+        Prospect {
+            cost: cost_of(piece.piece) + if open.is_none() { ASSEMBLY_OVERHEAD } else { 0 },
+            missing: piece.whole.pieces().saturating_sub(arrived + 1),
+        }
+    }
+
+    fn open_for(&self, place: MessageId, piece: &Fragment<'_>) -> Option<&Assembly> {
+        let id = place.id.checked_sub(u64::from(piece.index))?;
+        self.open.iter().find(|assembly| assembly.first == MessageId { id, ..place })
     }
 
     /// Takes the piece at `place`, which has not arrived before; gives the message to `receiver` if it was the
@@ -117,20 +146,29 @@ impl Assemblies {
         if whole.pieces() == 1 {
             return finish(whole, piece.into(), receiver);
         }
-        if !self.open.contains_key(&first) && self.open.len() >= ASSEMBLIES {
+        let known = self.open.iter().position(|assembly| assembly.first == first);
+        if known.is_none() && self.open.len() >= ASSEMBLIES {
             return Err(Refused::Malformed);
         }
-        let assembly = self.open.entry(first).or_insert_with(|| Assembly { whole, pieces: BTreeMap::new() });
+        let number = known.unwrap_or_else(|| {
+            self.open.push(Assembly { first, whole, pieces: BTreeMap::new() });
+            self.open.len() - 1
+        });
+        let assembly = &mut self.open[number];
         if assembly.whole != whole {
             return Err(Refused::Malformed);
         }
-        let before = assembly.pieces.insert(index, piece.into()).map_or(0, |same| same.len());
-        self.bytes = self.bytes + piece.len() - before;
+        if assembly.pieces.insert(index, piece.into()).is_none() {
+            self.bytes += cost_of(piece);
+        }
         if assembly.pieces.len() < whole.pieces() as usize {
             return Ok(());
         }
-        let pieces = self.open.remove(&first).map(|assembly| assembly.pieces).unwrap_or_default();
-        self.bytes -= pieces.values().map(|piece| piece.len()).sum::<usize>();
+        let pieces = self.open.swap_remove(number).pieces;
+        if self.open.is_empty() {
+            self.open = Vec::new();
+        }
+        self.bytes -= pieces.values().map(|piece| cost_of(piece)).sum::<usize>();
         let mut bytes = Vec::with_capacity(whole.size as usize);
         pieces.values().for_each(|piece| bytes.extend_from_slice(piece));
         finish(whole, bytes, receiver)
@@ -140,6 +178,10 @@ impl Assemblies {
     fn audible(&self) -> Time {
         Time::from_micros(self.heard_at.as_micros().saturating_sub(self.silence.as_micros() as u64))
     }
+}
+
+fn cost_of(piece: &[u8]) -> usize {
+    piece.len() + MESSAGE_OVERHEAD
 }
 
 fn finish(whole: Whole, bytes: Vec<u8>, receiver: &mut impl Receiver) -> Result<(), Refused> {
@@ -227,18 +269,18 @@ mod tests {
     fn a_message_that_gets_no_further_expires_but_silence_does_not_count() {
         let (mut assemblies, mut log) = (assemblies_of(5_000), Log::default());
         assemblies.heard(at(100));
-        assemblies.touch();
         assemblies.take(place(0), &fragments(4_000).1[0], &mut log).unwrap();
         assemblies.heard(at(112));
         assert!(!assemblies.has_expired(), "nothing was heard meanwhile");
         for second in 113..=120 {
             assemblies.heard(at(second));
         }
-        // One that is there already shows that the peer is at work.
-        assemblies.touch();
+        // One that is there already shows that the peer is at work; one of a message that is not open does not.
+        assemblies.touch(place(0), &Fragment::decode(&fragments(4_000).1[0]).unwrap());
         for second in 121..=130 {
             assemblies.heard(at(second));
             assert!(!assemblies.has_expired(), "after {second} s");
+            assemblies.touch(place(50), &Fragment::decode(&fragments(4_000).1[0]).unwrap());
         }
         assemblies.heard(at(131));
         assert!(assemblies.has_expired());

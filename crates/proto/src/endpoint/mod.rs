@@ -108,7 +108,7 @@ impl Default for EndpointConfig {
             limits_loopback: false,
             handshake_rate: Rate { per_second: 1_000, burst: 64 },
             addresses: Arc::new(AddressLimit::new(SESSIONS_MAX)),
-            held: Arc::new(HeldLimit::new(HELD_BYTES)),
+            held: Arc::new(HeldLimit::new(HELD_BYTES, 10_000)),
             client_bytes_per_s: 256 * 1024,
             tokens: None,
             playing: None,

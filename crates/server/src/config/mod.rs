@@ -381,6 +381,13 @@ impl Effective {
                 allowed,
             ));
         }
+        // A player alone gets his share and a ninth of the other half, pieces counted with what they cost.
+        let held_mib_min = (20 * self.whole("transport.message_bytes")).div_ceil(1 << 20);
+        if self.whole("transport.held_mib") < held_mib_min {
+            let allowed =
+                format!("at least {held_mib_min}, or no message of transport.message_bytes could arrive");
+            return Err(self.not_together("transport.held_mib", &["transport.message_bytes"], allowed));
+        }
         self.world().check().map_err(|problem| {
             let allowed =
                 format!("{} (world.map_size_m is {})", problem.allowed, self.number("world.map_size_m"));

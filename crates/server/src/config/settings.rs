@@ -228,7 +228,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "transport.held_mib",
-        meaning: "MiB that are held so, and of large messages of which pieces are missing, of all players together.",
+        meaning: "MiB of memory for what is held so, and for large messages of which pieces are missing, of all players together: half in equal shares, half for who needs more.",
         kind: Kind::Whole { min: 1, max: 65_536 },
         default: || Value::Whole(64),
     },
