@@ -22,6 +22,10 @@ const PACKETS_AT_ONCE: usize = 2_000;
 /// Datagrams that a script can send again.
 const HISTORY: usize = 64;
 
+/// Steps that came late: they have bytes of their own, so that the corpus keeps its meaning.
+const OVERTAKEN: u8 = 0xff;
+const ARRIVES_AT_LAST: u8 = 0xfe;
+
 /// Payloads of any form, in any order with time, losses, replays and what the honest side sends itself.
 pub fn connection(data: &[u8]) {
     within(HEAP_BYTES, || {
@@ -59,12 +63,21 @@ struct Duel {
     to_hostile: Vec<Vec<u8>>,
     /// What the script has sent.
     history: Vec<Vec<u8>>,
+    /// What it has sealed and later packets overtake.
+    overtaken: Vec<Vec<u8>>,
 }
 
 impl Duel {
     fn new(honest_is_server: bool, established: bool) -> Self {
         let pair = Pair::new(established);
-        Self { pair, honest_is_server, from: HOME, to_hostile: Vec::new(), history: Vec::new() }
+        Self {
+            pair,
+            honest_is_server,
+            from: HOME,
+            to_hostile: Vec::new(),
+            history: Vec::new(),
+            overtaken: Vec::new(),
+        }
     }
 
     fn honest(&mut self) -> &mut Connection {
@@ -76,7 +89,19 @@ impl Duel {
     }
 
     fn step(&mut self, script: &mut Script<'_>) -> Step {
-        match script.u8()? % 12 {
+        let what = script.u8()?;
+        match what % 12 {
+            _ if what == OVERTAKEN => {
+                let (skipped, flags) = (script.number()?, Flags::from_bits(script.u8()?));
+                let payload = script.bytes()?;
+                let sealed = self.seal(skipped, flags, payload);
+                self.overtaken.extend(sealed);
+            }
+            _ if what == ARRIVES_AT_LAST => {
+                if let Some(mut datagram) = self.overtaken.pop() {
+                    self.deliver(&mut datagram);
+                }
+            }
             0 => {
                 let (skipped, flags) = (script.number()?, Flags::from_bits(script.u8()?));
                 let payload = script.bytes()?;
@@ -174,11 +199,16 @@ impl Duel {
     }
 
     fn send_payload(&mut self, skipped: u64, flags: Flags, payload: &[u8]) {
-        let mut buffer = [0; DATAGRAM_BYTES];
-        let sealed = self.hostile().seal_anything(&mut buffer, skipped, Channel::Unreliable, flags, payload);
-        if let Some(length) = sealed {
-            self.deliver(&mut buffer[..length]);
+        if let Some(mut datagram) = self.seal(skipped, flags, payload) {
+            self.deliver(&mut datagram);
         }
+    }
+
+    fn seal(&mut self, skipped: u64, flags: Flags, payload: &[u8]) -> Option<Vec<u8>> {
+        let mut buffer = [0; DATAGRAM_BYTES];
+        let length =
+            self.hostile().seal_anything(&mut buffer, skipped, Channel::Unreliable, flags, payload)?;
+        Some(buffer[..length].to_vec())
     }
 
     /// A datagram that was sent before, with a byte changed or without: none of the two is ever taken.
@@ -244,7 +274,7 @@ impl Duel {
         let mut buffer = [0; DATAGRAM_BYTES];
         for _ in 0..PACKETS_AT_ONCE {
             let Some(length) = self.honest().poll_transmit(now, &mut buffer) else {
-                if self.honest_is_server
+                while self.honest_is_server
                     && let Some((length, _)) = self.honest().poll_probe(now, &mut buffer)
                 {
                     self.to_hostile.push(buffer[..length].to_vec());

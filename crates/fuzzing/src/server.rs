@@ -29,6 +29,10 @@ const TICKS: u32 = 400;
 const HOSTILE_PORT: u16 = 4_000;
 const HONEST_PORT: u16 = 5_000;
 
+/// Steps that came late: they have bytes of their own, so that the corpus keeps its meaning.
+const OVERTAKEN: u8 = 0xff;
+const ARRIVES_AT_LAST: u8 = 0xfe;
+
 /// Messages and payloads of any form from a client in the world, with ticks between them. The other one must go on
 /// playing.
 pub fn hub(data: &[u8]) {
@@ -47,6 +51,8 @@ struct Town {
     hostile: Connection,
     /// Where the script's packets come from.
     from: SocketAddr,
+    /// What the script has sealed and later packets overtake.
+    overtaken: Vec<Vec<u8>>,
     honest: Session,
 }
 
@@ -80,7 +86,15 @@ impl Town {
             }
         };
         let honest = Session::new(ConnectConfig::default(), key, &mut rng, now).expect("a key");
-        let mut town = Self { machine, now_us: TICK_US, ticks: 0, hostile, from: at(HOSTILE_PORT), honest };
+        let mut town = Self {
+            machine,
+            now_us: TICK_US,
+            ticks: 0,
+            hostile,
+            from: at(HOSTILE_PORT),
+            overtaken: Vec::new(),
+            honest,
+        };
         while town.honest.welcome().is_none() || town.hostile.state() != State::Established {
             town.tick();
         }
@@ -89,7 +103,19 @@ impl Town {
     }
 
     fn step(&mut self, script: &mut Script<'_>) -> Step {
-        match script.u8()? % 7 {
+        let what = script.u8()?;
+        match what % 7 {
+            _ if what == OVERTAKEN => {
+                let (skipped, flags) = (script.number()?, Flags::from_bits(script.u8()?));
+                let payload = script.bytes()?;
+                let sealed = self.seal(skipped, flags, payload);
+                self.overtaken.extend(sealed);
+            }
+            _ if what == ARRIVES_AT_LAST => {
+                if let Some(mut datagram) = self.overtaken.pop() {
+                    self.machine.receive(self.now_us, self.from, &mut datagram, &mut |_, _| {});
+                }
+            }
             0 => {
                 let (skipped, flags) = (script.number()?, Flags::from_bits(script.u8()?));
                 let payload = script.bytes()?;
@@ -148,11 +174,15 @@ impl Town {
     }
 
     fn send(&mut self, skipped: u64, flags: Flags, payload: &[u8]) {
-        let mut buffer = [0; DATAGRAM_BYTES];
-        let sealed = self.hostile.seal_anything(&mut buffer, skipped, Channel::Unreliable, flags, payload);
-        if let Some(length) = sealed {
-            self.machine.receive(self.now_us, self.from, &mut buffer[..length], &mut |_, _| {});
+        if let Some(mut datagram) = self.seal(skipped, flags, payload) {
+            self.machine.receive(self.now_us, self.from, &mut datagram, &mut |_, _| {});
         }
+    }
+
+    fn seal(&mut self, skipped: u64, flags: Flags, payload: &[u8]) -> Option<Vec<u8>> {
+        let mut buffer = [0; DATAGRAM_BYTES];
+        let length = self.hostile.seal_anything(&mut buffer, skipped, Channel::Unreliable, flags, payload)?;
+        Some(buffer[..length].to_vec())
     }
 
     /// A tick of the server; then both clients hear of it, and say what they have to say.

@@ -8,7 +8,8 @@ use super::Connection;
 
 impl Connection {
     /// Seals any payload under any flags into `buffer`, after leaving out `skipped` sequences, and returns the length
-    /// of the datagram. What does not fit a datagram is cut off. `None` once no sequence is left.
+    /// of the datagram. What does not fit a datagram is cut off. It goes on beyond the last sequence that an honest
+    /// sealer uses; `None` once there are no more numbers.
     pub fn seal_anything(
         &mut self,
         buffer: &mut [u8; DATAGRAM_BYTES],
@@ -18,13 +19,10 @@ impl Connection {
         payload: &[u8],
     ) -> Option<usize> {
         self.sealer.skip(skipped);
-        if self.sealer.is_exhausted() {
-            return None;
-        }
         let size = payload.len().min(DATAGRAM_BYTES - HEADER_BYTES - TAG_BYTES);
         let length = HEADER_BYTES + size + TAG_BYTES;
         buffer[HEADER_BYTES..HEADER_BYTES + size].copy_from_slice(&payload[..size]);
-        let sequence = self.sealer.seal(&mut buffer[..length], channel, flags);
+        let sequence = self.sealer.seal_beyond(&mut buffer[..length], channel, flags)?;
         self.sent.forget_up_to(sequence);
         Some(length)
     }

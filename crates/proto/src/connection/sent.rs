@@ -129,7 +129,7 @@ impl SentPackets {
     #[cfg(feature = "hostile")]
     pub(super) fn forget_up_to(&mut self, sequence: u64) {
         self.ring.fill(Sent::NONE);
-        (self.in_flight, self.loss_at, self.next_sequence) = (0, None, sequence + 1);
+        (self.in_flight, self.loss_at, self.next_sequence) = (0, None, sequence.saturating_add(1));
     }
 
     /// How many packets were sent after the newest one that is known to have arrived.

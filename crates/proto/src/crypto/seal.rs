@@ -19,11 +19,21 @@ pub(crate) struct Sealer {
     phase: bool,
     connection_id: u32,
     next_sequence: u64,
+    /// Whether `next_sequence` has been used, which is the last number that there is.
+    #[cfg(feature = "hostile")]
+    no_number_left: bool,
 }
 
 impl Sealer {
     pub(crate) fn new(key: &[u8; KEY_BYTES], connection_id: u32) -> Self {
-        Self { key: PacketKey::new(key), phase: false, connection_id, next_sequence: 1 }
+        Self {
+            key: PacketKey::new(key),
+            phase: false,
+            connection_id,
+            next_sequence: 1,
+            #[cfg(feature = "hostile")]
+            no_number_left: false,
+        }
     }
 
     /// Seals with the next key from here on. Sequences go on.
@@ -48,6 +58,15 @@ impl Sealer {
         self.next_sequence = self.next_sequence.saturating_add(sequences);
     }
 
+    /// As [`Sealer::seal`], but also beyond the last sequence that an honest sealer uses; `None` where numbers end.
+    #[cfg(feature = "hostile")]
+    pub(crate) fn seal_beyond(&mut self, packet: &mut [u8], channel: Channel, flags: Flags) -> Option<u64> {
+        let next = self.next_sequence.saturating_add(1);
+        let sealed = !self.no_number_left;
+        self.no_number_left = next == self.next_sequence;
+        sealed.then(|| self.seal_next(packet, channel, flags, next))
+    }
+
     /// Uses up all sequences but none of them twice.
     #[cfg(test)]
     pub(crate) fn exhaust(&mut self) {
@@ -61,9 +80,12 @@ impl Sealer {
     /// When the sealer is exhausted, or `packet` has no room for header and tag: bugs of the caller.
     pub(crate) fn seal(&mut self, packet: &mut [u8], channel: Channel, flags: Flags) -> u64 {
         assert!(!self.is_exhausted(), "a sequence is never used twice");
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
+        let next = self.next_sequence + 1;
+        self.seal_next(packet, channel, flags, next)
+    }
 
+    fn seal_next(&mut self, packet: &mut [u8], channel: Channel, flags: Flags, next: u64) -> u64 {
+        let sequence = std::mem::replace(&mut self.next_sequence, next);
         let phase = if self.phase { Flags::KEY_PHASE } else { Flags::NONE };
         let flags = flags.with(Flags::SEALED).with(phase);
         let header = Header { connection_id: self.connection_id, channel, flags, sequence };
