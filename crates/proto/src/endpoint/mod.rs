@@ -2,7 +2,8 @@
 //!
 //! Before a valid cookie an endpoint keeps nothing about a client and computes nothing with public keys. After
 //! it, a request passes these checks, each cheaper than the next: network rate, version, repetition, half-open
-//! sessions of the network, budget for handshakes, room, and only then the Noise message itself.
+//! sessions of the network, budget for handshakes, and only then the Noise message itself. What is full is full for good
+//! requests only: nobody gives way to one that is not proved.
 
 mod addresses;
 mod rate;
@@ -63,7 +64,7 @@ pub struct EndpointConfig {
     pub max_half_open: usize,
     /// Most of them from one network, with the same networks as in `network_rate`; above it requests are dropped.
     pub max_half_open_of_network: usize,
-    /// How long a client may take to confirm the keys.
+    /// How long a client may take to confirm the keys. Who still asks after half of it gets a new session.
     pub half_open_timeout: Duration,
     /// Requests per network (IPv4 /24, IPv6 /48).
     pub network_rate: Rate,
@@ -426,24 +427,30 @@ impl<T> Endpoint<T> {
         if client.version != PROTOCOL_VERSION {
             return Ok(self.deny(client, DenyReason::Version, reply));
         }
-        if let Some(accepted) = self.remembered.get(client.ephemeral).copied()
+        let (mut earlier, patience) = (None, self.config.half_open_timeout / 2);
+        if let Some((at, accepted)) = self.remembered.get(client.ephemeral).copied()
             && let Some(session) = self.session_mut(accepted.slot)
         {
-            // Somebody may have copied the request on its way, and been faster with a cookie of its own: whoever
-            // has the client's private key makes use of the answer, and shows where it is.
-            session.connection.may_be_at(client.address);
-            if accepted.address == client.address {
-                self.renew_half_open(now, accepted.slot);
+            // Who still asks when half of the time to confirm is over has not heard yet, and could be too late with what
+            // is left: it gets a session with all of it, if it can prove once more who it is.
+            if now - at > patience && !session.connection.is_confirmed() && accepted.address == client.address
+            {
+                earlier = Some(accepted.slot);
+            } else {
+                // Somebody may have copied the request on its way, and been faster with a cookie of its own: whoever
+                // has the client's private key makes use of the answer, and shows where it is.
+                session.connection.may_be_at(client.address);
+                let repeated = ServerHandshake::ConnectionAccepted { echo, noise: &accepted.noise };
+                return Ok(answer(&repeated, reply));
             }
-            let repeated = ServerHandshake::ConnectionAccepted { echo, noise: &accepted.noise };
-            return Ok(answer(&repeated, reply));
         }
         // Who asks for tokens has to read one to know whether somebody comes back.
         let may_come_back = self.refusing == Some(DenyReason::Full) && self.config.playing.is_some();
         if let Some(reason) = self.refusing.filter(|_| !may_come_back) {
             return Ok(self.deny(client, reason, reply));
         }
-        if self.networks.half_open_of(network) >= self.config.max_half_open_of_network {
+        let is_more = earlier.is_none();
+        if is_more && self.networks.half_open_of(network) >= self.config.max_half_open_of_network {
             return Err(DropReason::HalfOpenFull);
         }
         let had = self.networks.handshakes_of(now, network);
@@ -452,43 +459,42 @@ impl<T> Endpoint<T> {
         }
         self.networks.handshake(now, network);
         self.counters.handshakes += 1;
-        self.make_room_for_half_open();
-        let Some(&index) = self.free.front() else {
-            return Ok(self.deny(client, DenyReason::Full, reply));
-        };
-        let from = client.address.ip();
-        if !self.config.addresses.take(from) {
-            return Ok(self.deny(client, DenyReason::Address, reply));
-        }
-        let accepted = self.accept(now, client, network, index, noise);
-        if accepted.is_err() {
-            self.config.addresses.give_back(from);
-        }
-        match accepted {
+        match self.accept(now, client, network, earlier, noise) {
             Ok(noise) => Ok(answer(&ServerHandshake::ConnectionAccepted { echo, noise: &noise }, reply)),
             Err(Refusal::Denied(reason)) => Ok(self.deny(client, reason, reply)),
             Err(Refusal::Dropped(reason)) => Err(reason),
         }
     }
 
-    /// Computes the handshake and puts the session into the free slot `index`.
+    /// Computes the handshake and makes a session of it, in place of the client's `earlier` one. Nobody has to give way
+    /// before the request is proved to be good.
     fn accept(
         &mut self,
         now: Time,
         client: Client<'_>,
         network: Network,
-        index: u16,
+        earlier: Option<Slot>,
         noise: &[u8],
     ) -> Result<[u8; NOISE_ACCEPTANCE_BYTES], Refusal> {
         const FAILED: Refusal = Refusal::Dropped(DropReason::HandshakeFailed);
         let responder = Responder::read(&self.identity, noise, &mut self.rng).map_err(|_| FAILED)?;
         let token = decode_token(responder.payload()).ok_or(FAILED)?;
         let client_key = responder.client_key();
+        let is_earlier = |half_open: &HalfOpen| Some(half_open.slot) == earlier;
+        if let Some(index) = self.half_open.iter().position(is_earlier)
+            && let Some(half_open) = self.half_open.remove(index)
+        {
+            self.give_up(half_open);
+        }
+        let admitted_from = client.address.ip();
+        let (index, login) = self.admit(now, admitted_from, token, &client_key)?;
         let slot = Slot::new(self.config.worker, index, self.slots[usize::from(index)].generation);
         let acceptance =
             Acceptance { connection_id: slot.connection_id(), parameters: self.config.parameters };
-        let login = self.take_token(now, token, &client_key)?;
-        let (noise, keys) = responder.accept(&acceptance).map_err(|_| FAILED)?;
+        let Ok((noise, keys)) = responder.accept(&acceptance) else {
+            self.take_back(admitted_from, login);
+            return Err(FAILED);
+        };
 
         let entropy = Entropy::new(&mut self.rng);
         let config = Arc::clone(&self.transport);
@@ -507,7 +513,6 @@ impl<T> Endpoint<T> {
             connection.set_integrity_checks(checks.clone());
         }
 
-        let admitted_from = client.address.ip();
         self.free.pop_front();
         self.slots[usize::from(index)].session =
             Some(Box::new(Session { connection, client_key, admitted_from, login, data: None }));
@@ -516,6 +521,42 @@ impl<T> Endpoint<T> {
         self.remembered.insert(now, *client.ephemeral, Accepted { slot, address: client.address, noise });
         self.counters.accepted += 1;
         Ok(noise)
+    }
+
+    /// Finds a free slot for a client that has proved who it is, counts its address and takes its token.
+    fn admit(
+        &mut self,
+        now: Time,
+        from: IpAddr,
+        token: Option<&[u8]>,
+        client_key: &[u8; KEY_BYTES],
+    ) -> Result<(u16, Option<LoginToken>), Refusal> {
+        if self.free.is_empty() {
+            // If there are half-open sessions enough one gives way, but those that were confirmed meanwhile do not count.
+            self.forget_confirmed();
+            if self.half_open.len() < self.config.max_half_open {
+                return Err(Refusal::Denied(DenyReason::Full));
+            }
+        }
+        if !self.config.addresses.take(from) {
+            return Err(Refusal::Denied(DenyReason::Address));
+        }
+        let login = self.take_token(now, token, client_key);
+        let login = login.inspect_err(|_| self.config.addresses.give_back(from))?;
+        self.make_room_for_half_open();
+        let Some(&index) = self.free.front() else {
+            self.take_back(from, login);
+            return Err(Refusal::Denied(DenyReason::Full));
+        };
+        Ok((index, login))
+    }
+
+    /// Undoes what [`Endpoint::admit`] has counted.
+    fn take_back(&self, from: IpAddr, login: Option<LoginToken>) {
+        self.config.addresses.give_back(from);
+        if let (Some(tokens), Some(login)) = (&self.config.tokens, login) {
+            tokens.give_back(&login);
+        }
     }
 
     /// Uses a login token up, where one is asked for.
@@ -541,16 +582,6 @@ impl<T> Endpoint<T> {
     fn deny(&mut self, client: Client<'_>, reason: DenyReason, reply: &mut [u8]) -> Routed {
         self.counters.denied += 1;
         answer(&ServerHandshake::ConnectionDenied { echo: echo_of(client.ephemeral), reason }, reply)
-    }
-
-    /// The client has been answered again, and needs time again to confirm the keys; at most until its request is
-    /// no longer remembered.
-    fn renew_half_open(&mut self, now: Time, slot: Slot) {
-        let known = self.half_open.iter().position(|half_open| half_open.slot == slot);
-        if let Some(half_open) = known.and_then(|index| self.half_open.remove(index)) {
-            let expires = now + self.config.half_open_timeout;
-            self.half_open.push_back(HalfOpen { expires, ..half_open });
-        }
     }
 
     /// Gives up a half-open session if there are as many as there may be: of the oldest ones that of the network that

@@ -33,8 +33,9 @@ pub(super) struct Accepted {
 }
 
 impl Remembered {
-    pub(super) fn get(&self, ephemeral: &[u8; KEY_BYTES]) -> Option<&Accepted> {
-        self.by_key.get(ephemeral).map(|(_, accepted)| accepted)
+    /// When a handshake was accepted, and what it led to.
+    pub(super) fn get(&self, ephemeral: &[u8; KEY_BYTES]) -> Option<&(Time, Accepted)> {
+        self.by_key.get(ephemeral)
     }
 
     /// Remembers a handshake, and forgets those that are too old or too many.
