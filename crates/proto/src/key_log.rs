@@ -7,6 +7,8 @@
 
 use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;
+#[cfg(unix)]
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,17 +30,35 @@ impl KeyLog {
         Self(Mutex::new(Box::new(sink)))
     }
 
-    /// Logs to the end of a file, which is made if need be, readable by its owner alone.
+    /// Logs to the end of a file, which is made if need be, readable by its owner alone. If others could read one that
+    /// was there, they cannot any more; of pipes and devices that is left to whoever made them.
     ///
     /// # Errors
-    /// If the file cannot be written to.
+    /// If the file cannot be written to, or kept from others.
     pub fn append(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.append(true).create(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(path).map(Self::new)
+        let file = options.open(path)?;
+        #[cfg(unix)]
+        keep_from_others(&file)?;
+        Ok(Self::new(file))
     }
+}
+
+#[cfg(unix)]
+fn keep_from_others(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let kept = file.set_permissions(Permissions::from_mode(0o600));
+    kept.map_err(|error| {
+        let text = format!("others may read it, and that cannot be changed ({error}); name another file");
+        io::Error::new(error.kind(), text)
+    })
 }
 
 impl fmt::Debug for KeyLog {
@@ -88,7 +108,12 @@ mod tests {
         let path = std::env::temp_dir().join(format!("shadowland-key-log-{}", std::process::id()));
         let key = |byte| Zeroizing::new([byte; 32]);
         let keys = SessionKeys { client_to_server: key(1), server_to_client: key(0xab), chain: key(3) };
+        // The second time it is there, and others may read it.
         for number in 0..2 {
+            #[cfg(unix)]
+            if number == 1 {
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o664)).unwrap();
+            }
             let log = Arc::new(KeyLog::append(&path).unwrap());
             SessionKeyLog::new(&log, 0x0100_0a02).note(number, &keys);
         }
