@@ -115,6 +115,63 @@ fn who_races_copies_does_not_keep_the_session() {
     assert_eq!(net.session().connection.address(), Some(home));
 }
 
+/// The same, but as soon as the session is at its address it lets a packet through from where the client is, so that the
+/// server has another address to ask about while it asks the old one.
+#[test]
+fn who_races_copies_and_lets_packets_through_does_not_keep_the_session() {
+    for let_through in 1..4 {
+        let mut net = Net::connected(8, Link { delay: ms(40), ..PERFECT });
+        let (home, attacker) = (net.clients[0].address, address("203.0.113.9:999"));
+        let (mut looked_at, mut stolen, mut left) = (net.sent.len(), 0, let_through);
+        const ROUNDS: u32 = 4_000;
+        for number in 0..ROUNDS {
+            if number % 16 == 0 {
+                net.client_says(0, INPUT, &number.to_le_bytes());
+                net.server_says(SNAPSHOT, &[7; 200]);
+            }
+            let is_stolen = net.session().connection.address() != Some(home);
+            left = if is_stolen { left } else { let_through };
+            let fresh = net.sent[looked_at..].to_vec();
+            looked_at = net.sent.len();
+            for (to, mut bytes) in fresh {
+                match to {
+                    To::Server { from } if from == home => {
+                        let lets = is_stolen && left > 0;
+                        left -= u32::from(lets);
+                        let from = if lets { home } else { attacker };
+                        net.deliver(To::Server { from }, &mut bytes);
+                    }
+                    To::Client { at } if at == attacker => net.deliver(To::Client { at: home }, &mut bytes),
+                    _ => {}
+                }
+            }
+            stolen += u32::from(is_stolen);
+            net.step();
+        }
+        assert!(net.all_established());
+        let stats = *net.session().connection.stats();
+        assert!(stats.moves_refused > 0, "{stats:?}");
+        assert!(stolen * 20 < ROUNDS, "{let_through}: {stolen} of {ROUNDS} ms");
+    }
+}
+
+/// Moving on before the old address is given up takes until then, with whatever was said meanwhile.
+#[test]
+fn who_moves_again_at_once_is_followed_when_the_old_address_is_given_up() {
+    let mut net = Net::connected(10, Link { delay: ms(20), ..PERFECT });
+    speak(&mut net, 20);
+    for port in [7_000, 7_001, 7_002] {
+        net.clients[0].address = SocketAddr::new(net.clients[0].address.ip(), port);
+        speak(&mut net, 8);
+    }
+    // And then says nothing more.
+    let last = net.clients[0].address;
+    assert_ne!(net.session().connection.address(), Some(last));
+    net.run(ms(1_500));
+    let stats = *net.session().connection.stats();
+    assert_eq!((net.session().connection.address(), stats.moves_refused), (Some(last), 0), "{stats:?}");
+}
+
 /// The first address goes silent, as it does when a client has really moved: nothing speaks against it.
 #[test]
 fn the_old_address_is_asked_a_few_times_and_no_more() {

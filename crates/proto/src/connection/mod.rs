@@ -91,8 +91,8 @@ use sent::SentPackets;
 /// As the interval of Pings while a Ping is unanswered, so that a lost one does not cost a third of the idle timeout.
 const PING_AGAIN: Duration = Duration::from_secs(1);
 /// First pause before the client repeats its ReliableHandshake; it doubles up to [`HELLO_PAUSE_MAX`]. The server
-/// forgets a session that is not confirmed within 5 s: ten of them, so that one arrives on any link that can be
-/// played on.
+/// forgets a session that is not confirmed within 5 s, and answers a request again in the first half of that: six of
+/// them at least, so that one arrives on any link that can be played on.
 const HELLO_PAUSE: Duration = Duration::from_millis(250);
 const HELLO_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How long the ReliableHandshake may take once the keys are confirmed: what it runs on is still half a session.
@@ -437,7 +437,7 @@ impl Connection {
                 Err(Exhausted) => return self.close(now, DisconnectReason::KeysExhausted),
             }
         }
-        self.paths.on_timeout(now);
+        self.paths_on_timeout(now);
         self.check_integrity(now);
         if self.hello_at.is_some_and(|at| now >= at) {
             self.pending.handshake = true;

@@ -8,7 +8,8 @@
 //! Somebody on the way who is faster than the player can hand the question to the player and the player's answer to the
 //! server, from an address of its own. So the old address is asked too, with eight other bytes, until some time after
 //! the move: only a player who is still there can know them. If they come back, from wherever, the session stays at
-//! the old address, or returns to it (RFC 9000, 9.3.3).
+//! the old address, or returns to it (RFC 9000, 9.3.3). Until that is settled no other address is asked: a challenge that
+//! gave way to a newer one could be made to, by one packet of the player's that is let through.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -63,6 +64,8 @@ pub(super) fn add_token(tokens: &mut PathTokens, token: [u8; PATH_TOKEN_BYTES]) 
 struct Candidate {
     address: SocketAddr,
     token: [u8; PATH_TOKEN_BYTES],
+    /// Of the address that it would take the place of, while that is not asked because an older one still is.
+    token_of_old: Option<[u8; PATH_TOKEN_BYTES]>,
     received_bytes: usize,
     sent_bytes: usize,
     ask_at: Time,
@@ -72,7 +75,7 @@ struct Candidate {
 impl Candidate {
     /// Whether another challenge is no more than what came from it.
     fn may_be_asked(&self) -> bool {
-        self.sent_bytes + CHALLENGE_BYTES <= self.received_bytes
+        self.token_of_old.is_none() && self.sent_bytes + CHALLENGE_BYTES <= self.received_bytes
     }
 }
 
@@ -95,12 +98,6 @@ impl Paths {
         });
         let old = self.old.as_ref().map(|old| old.ask_at.min(old.give_up_at));
         candidate.into_iter().chain(old).min()
-    }
-
-    /// Gives up on addresses that did not answer.
-    pub(super) fn on_timeout(&mut self, now: Time) {
-        self.candidate.take_if(|candidate| now >= candidate.give_up_at);
-        self.old.take_if(|old| now >= old.give_up_at);
     }
 
     /// The first packet has opened. Of the addresses with a cookie, the one that it came from is the client's.
@@ -189,29 +186,49 @@ impl Connection {
     }
 
     fn arrived_from_elsewhere(&mut self, now: Time, from: SocketAddr, bytes: usize, newest: bool) {
-        if let Some(candidate) = &mut self.paths.candidate {
+        if let Some(candidate) = &mut self.paths.candidate
+            && (candidate.address == from || candidate.token_of_old.is_none())
+        {
             if candidate.address == from {
                 candidate.received_bytes += bytes;
             }
             return;
         }
-        let Some(validated) = self.paths.validated else { return };
         if !newest || self.state != State::Established || now < self.paths.settled_until {
             return;
         }
         let mut tokens = [[0; PATH_TOKEN_BYTES]; 2];
         tokens.as_flattened_mut().copy_from_slice(&self.keys.draw()[..2 * PATH_TOKEN_BYTES]);
-        let give_up_at = now + self.patience();
-        self.paths.old =
-            Some(Box::new(Old { address: validated, token: tokens[1], ask_at: now, give_up_at }));
+        // Of those that have to wait for the old address the newest stays: whoever moves on is not there any more. When
+        // the old one is given up, the timeout that is due then has it asked.
+        let begin_at = self.paths.old.as_ref().map_or(now, |old| old.give_up_at);
         self.paths.candidate = Some(Box::new(Candidate {
             address: from,
             token: tokens[0],
+            token_of_old: Some(tokens[1]),
             received_bytes: bytes,
             sent_bytes: 0,
-            ask_at: now,
-            give_up_at,
+            ask_at: begin_at,
+            give_up_at: begin_at + self.patience(),
         }));
+        self.paths_on_timeout(now);
+    }
+
+    /// Gives up on addresses that did not answer, and begins to ask the one that had to wait for that.
+    pub(super) fn paths_on_timeout(&mut self, now: Time) {
+        if self.paths.candidate.is_none() && self.paths.old.is_none() {
+            return;
+        }
+        let give_up_at = now + self.patience();
+        let Paths { validated, candidate, old, .. } = &mut self.paths;
+        candidate.take_if(|candidate| now >= candidate.give_up_at);
+        old.take_if(|old| now >= old.give_up_at);
+        if let (None, Some(address), Some(candidate)) = (&old, *validated, candidate)
+            && let Some(token) = candidate.token_of_old.take()
+        {
+            (candidate.ask_at, candidate.give_up_at) = (now, give_up_at);
+            *old = Some(Box::new(Old { address, token, ask_at: now, give_up_at }));
+        }
     }
 
     /// Writes a packet that must leave now for an address that is not proved yet, or not any more, into `buffer`, which
