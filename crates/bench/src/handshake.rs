@@ -3,15 +3,18 @@
 //! Cost: an endpoint without a socket takes everything that a login sends it (Connect, ConnectRequest, the first sealed
 //! packet); its processor time is taken, the clients' is not. No limits on rates: they are what keeps this cost from
 //! the tick. Latency: one client after the other connects over the loopback interface to a whole server that has
-//! nothing else to do.
+//! nothing else to do. Storm, if asked for: that many players within ten seconds, as after a restart; those who are in play
+//! on while the others come, so that server and players need the machine for that, too.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::Serialize;
+use shadowland_bots::{Bots, BotsConfig};
 use shadowland_proto::{
     ConnectConfig, Connecting, Connection, Endpoint, EndpointConfig, Identity, Rate, Receiver, Routed, State,
     Time,
@@ -31,6 +34,9 @@ pub(crate) struct Arguments {
     /// Logins over the loopback interface.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     connects: u32,
+    /// Players that all come within ten seconds; 0 for none.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    storm: u32,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -52,7 +58,30 @@ struct Report {
     /// To the server's first sealed packet, which leaves with its next tick.
     established_ms_p50: f64,
     established_ms_p99: f64,
+    #[serde(flatten)]
+    storm: Option<Storm>,
 }
+
+/// What became of many players who come at once.
+#[derive(Debug, Serialize)]
+struct Storm {
+    storm_players: u32,
+    /// From the first Connect until the last of them was in the world; `None` if not within [`STORM_PATIENCE`].
+    storm_all_in_s: Option<f64>,
+    /// In the world at the end.
+    storm_playing: usize,
+    /// Never got a session, or lost it.
+    storm_failed: usize,
+    /// Of all threads of the server, as a number of busy cores.
+    storm_server_cores: f64,
+    storm_tick_p99_ms: f64,
+}
+
+/// They start to connect one after the other, the last after so long.
+const STORM: Duration = Duration::from_secs(10);
+const STORM_PATIENCE: Duration = Duration::from_secs(40);
+/// Packets a second to and from each of them: what two cores can do for ten thousand.
+const STORM_HZ: u32 = 10;
 
 #[expect(clippy::print_stdout, reason = "the report is what the program is for")]
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -70,6 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         handshake_ms_p99: percentile(&mut handshakes, 0.99),
         established_ms_p50: percentile(&mut established, 0.5),
         established_ms_p99: percentile(&mut established, 0.99),
+        storm: (arguments.storm > 0).then(|| storm(arguments.storm)).transpose()?,
     };
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -84,6 +114,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             "loopback: keys after {handshake_ms_p50:.2} ms (p99 {handshake_ms_p99:.2} ms), first answer p99 \
              {established_ms_p99:.2} ms"
         );
+        if let Some(Storm { storm_players, storm_playing, storm_all_in_s, .. }) = report.storm {
+            let all_in =
+                storm_all_in_s.map_or_else(|| "not all".to_owned(), |s| format!("all after {s:.1} s"));
+            println!("storm of {storm_players}: {storm_playing} in the world, {all_in}");
+        }
     }
     Ok(())
 }
@@ -227,6 +262,38 @@ fn send(connection: &mut Connection, socket: &UdpSocket, now: Time) -> anyhow::R
         socket.send(&buffer[..len])?;
     }
     Ok(())
+}
+
+/// Lets so many players come within [`STORM`] to a whole server in this process.
+fn storm(players: u32) -> anyhow::Result<Storm> {
+    let mut config = Config::default();
+    config.network.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.session.send_hz = STORM_HZ;
+    let server = Server::start(config, Identity::generate(&mut StdRng::seed_from_u64(3)))?;
+    let before = server.stats();
+    let bots = Bots::start(BotsConfig {
+        send_hz: STORM_HZ,
+        connect_per_s: f64::from(players) / STORM.as_secs_f64(),
+        connect_timeout: STORM_PATIENCE,
+        ..BotsConfig::new(server.local_addr(), server.public_key(), players as usize)
+    })?;
+    let start = Instant::now();
+    let mut all_in = None;
+    while all_in.is_none() && start.elapsed() < STORM_PATIENCE {
+        sleep(Duration::from_millis(20));
+        all_in = (bots.stats().playing == players as usize).then(|| start.elapsed());
+    }
+    let (span, stats, played) = (start.elapsed(), server.stats(), bots.stats());
+    drop(bots);
+    server.shutdown();
+    Ok(Storm {
+        storm_players: players,
+        storm_all_in_s: all_in.map(|time| time.as_secs_f64()),
+        storm_playing: played.playing,
+        storm_failed: played.failed + played.lost,
+        storm_server_cores: (stats.cpu() - before.cpu()).as_secs_f64() / span.as_secs_f64(),
+        storm_tick_p99_ms: stats.ticks.duration_us.value_at_quantile(0.99) as f64 / 1e3,
+    })
 }
 
 /// Takes messages and does nothing with them.
