@@ -480,8 +480,8 @@ impl<T> Endpoint<T> {
         let responder = Responder::read(&self.identity, noise, &mut self.rng).map_err(|_| FAILED)?;
         let token = decode_token(responder.payload()).ok_or(FAILED)?;
         let client_key = responder.client_key();
-        let is_earlier = |half_open: &HalfOpen| Some(half_open.slot) == earlier;
-        if let Some(index) = self.half_open.iter().position(is_earlier)
+        if let Some(earlier) = earlier
+            && let Some(index) = self.half_open.iter().position(|half_open| half_open.slot == earlier)
             && let Some(half_open) = self.half_open.remove(index)
         {
             self.give_up(half_open);
