@@ -13,6 +13,12 @@ const HOT_SPOTS: [[f64; 2]; 5] = [[0.0, 0.0], [0.25, 0.25], [0.25, -0.25], [-0.2
 /// Area of a hot spot a head, in cm^2.
 const CM2_A_HEAD: f64 = 50_000.0;
 
+/// How many of so many players stand in each hot spot, on average.
+#[must_use]
+pub fn heads_of_a_hot_spot(players: usize) -> usize {
+    players * OF_TEN / 10 / HOT_SPOTS.len()
+}
+
 /// Where the bot with this index stands all day, in centimetres from the middle of the map; `None` for one that
 /// wanders. The same seed and index give the same place.
 #[must_use]
@@ -22,8 +28,7 @@ pub fn hot_spot(seed: u64, index: usize, players: usize, map_size_cm: f64) -> Op
     }
     let mut random =
         Pcg32::seed_from_u64(seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x70_77_6e);
-    let heads = (players * OF_TEN) as f64 / 10.0 / HOT_SPOTS.len() as f64;
-    let radius = (heads * CM2_A_HEAD / PI).sqrt();
+    let radius = (heads_of_a_hot_spot(players) as f64 * CM2_A_HEAD / PI).sqrt();
     // Evenly over the disc.
     let (far, around) = (radius * random.random::<f64>().sqrt(), TAU * random.random::<f64>());
     let [x, y] = HOT_SPOTS[random.random_range(0..HOT_SPOTS.len())];

@@ -232,12 +232,7 @@ impl Replica {
         watcher: &mut impl Watcher,
     ) -> Result<Applied, DecodeError> {
         let mut reader = Reader::new(body);
-        let header = SnapshotHeader::decode(&mut reader, self.own.as_ref())?;
-        self.tick = self.tick.max(header.tick);
-        // The first of a tick's packets tells of the player itself, and the second may overtake it.
-        if header.owner.is_some() && self.own.is_none_or(|own| header.tick > own.tick) {
-            self.own = Some(header);
-        }
+        let header = self.apply_header(&mut reader)?;
         for _ in 0..header.closes {
             let close = Close::decode(&mut reader)?;
             let at = header.tick.checked_sub(close.age).ok_or(DecodeError::BadValue("age of a close"))?;
@@ -270,6 +265,21 @@ impl Replica {
             }
         }
         Ok(applied)
+    }
+
+    /// Takes of a Snapshot message only what it tells of time and of the player itself: of a client that shows nothing.
+    pub(crate) fn apply_header_only(&mut self, body: &[u8]) -> Result<(), DecodeError> {
+        self.apply_header(&mut Reader::new(body)).map(drop)
+    }
+
+    fn apply_header(&mut self, reader: &mut Reader<'_>) -> Result<SnapshotHeader, DecodeError> {
+        let header = SnapshotHeader::decode(reader, self.own.as_ref())?;
+        self.tick = self.tick.max(header.tick);
+        // The first of a tick's packets tells of the player itself, and the second may overtake it.
+        if header.owner.is_some() && self.own.is_none_or(|own| header.tick > own.tick) {
+            self.own = Some(header);
+        }
+        Ok(header)
     }
 
     /// Applies a block; `false` when it is superseded or lacks its baseline.

@@ -72,6 +72,7 @@ struct Client {
     round_trip: u64,
     down: VecDeque<OnTheWay>,
     up: VecDeque<OnTheWay>,
+    /// What it sees is watched; without that it sees nothing.
     watch: Option<Watch>,
     /// What left for it in one tick.
     sent: SentInTick,
@@ -218,8 +219,12 @@ impl Shard {
         for _ in 0..JOINS_PER_TICK {
             let Some((player, address)) = self.waiting.pop_front() else { break };
             self.client_of[usize::from(address.port())] = self.clients.len() as u32;
-            let session = Session::new(ConnectConfig::default(), self.server_key, &mut self.rng, now)
+            let mut session = Session::new(ConnectConfig::default(), self.server_key, &mut self.rng, now)
                 .expect("the server's key is a key");
+            let watch = player.is_multiple_of(WATCHED_OF).then(Watch::default);
+            if watch.is_none() {
+                session.close_eyes();
+            }
             self.clients.push(Client {
                 player,
                 stands: false,
@@ -229,7 +234,7 @@ impl Shard {
                 round_trip: 1 + player as u64 % LONGEST_ROUND_TRIP,
                 down: VecDeque::new(),
                 up: VecDeque::new(),
-                watch: player.is_multiple_of(WATCHED_OF).then(Watch::default),
+                watch,
                 sent: SentInTick::default(),
             });
         }
@@ -266,7 +271,7 @@ impl Shard {
                 traffic.bytes_in_tick_max = traffic.bytes_in_tick_max.max(client.sent.bytes);
             }
             // It was sent in the tick before this one.
-            let arrival = *tick - 1 + client.round_trip.div_ceil(2);
+            let arrival = *tick - 1 + client.down_ticks();
             client.down.push_back((arrival, datagram.to_vec()));
         }
         outbox.left.clear();
@@ -322,7 +327,7 @@ impl Shard {
         self.watching = true;
         for client in &mut self.clients {
             if let Some(watch) = &mut client.watch {
-                watch.restart(client.session.replica().tick());
+                watch.restart(self.tick as u32);
             }
         }
     }
@@ -331,13 +336,18 @@ impl Shard {
         let watched = self.clients.iter().filter_map(|client| {
             let own = client.session.welcome()?.entity;
             let watch = client.watch.as_ref()?;
-            Some(sight::look(client.session.replica(), own, watch, truth))
+            Some(sight::look(&client.session, own, watch, truth))
         });
         watched.fold(Seen::default(), Seen::and)
     }
 }
 
 impl Client {
+    /// Ticks that a datagram takes from the server to it.
+    fn down_ticks(&self) -> u64 {
+        self.round_trip.div_ceil(2)
+    }
+
     /// Receives, acts and sends. `moments` are given while what it sees is watched.
     fn turn(&mut self, now: Time, tick: u64, still: bool, moments: Option<&VecDeque<Arc<Moment>>>) {
         while let Some((_, mut datagram)) = self.down.pop_front_if(|(arrival, _)| *arrival <= tick) {
@@ -347,11 +357,12 @@ impl Client {
                 _ => self.session.handle(now, &mut datagram),
             };
         }
+        // World and bench have the same ticks. Of a tick whose snapshot has not come by now nothing was learnt.
+        let arrived = tick.saturating_sub(self.down_ticks());
         if let (Some(watch), Some(moments), Some(welcome)) =
             (&mut self.watch, moments, self.session.welcome())
         {
-            let shown = self.session.replica().tick();
-            if let Some(moment) = moments.iter().find(|moment| moment.tick() == shown) {
+            for moment in moments.iter().rev().filter(|moment| u64::from(moment.tick()) <= arrived) {
                 watch.judge(welcome.entity, moment);
             }
         }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use shadowland_client::replica::{Replica, Watcher};
+use shadowland_client::replica::Watcher;
+use shadowland_client::session::Session;
 use shadowland_wire::block::EntityRecord;
 use shadowland_wire::entity::{EntityId, EntityType};
 use shadowland_wire::lattice::{Lattice, LatticePosition};
@@ -17,6 +18,8 @@ const TICK_HZ: f64 = 60.0;
 pub(super) struct Truth {
     lattice: Lattice,
     distance_cm: f64,
+    /// How far off somebody can be who is still shown: a cell's diagonal and its edge's share of hysteresis more.
+    farthest_cm: f64,
     positions: HashMap<EntityId, [f64; 3]>,
 }
 
@@ -25,7 +28,9 @@ impl Truth {
         let ids = frame.all_pages().flat_map(|page| page.rows().map(|row| row.record.id).collect::<Vec<_>>());
         let positions = ids.filter_map(|id| Some((id, world.position_cm(id)?))).collect();
         let distance_cm = world.config().distance_cm(EntityType::Player);
-        Self { lattice: frame.lattice(), distance_cm, positions }
+        let layer = frame.layers().of(EntityType::Player);
+        let cell_cm = (layer.cell_diagonal() + f64::from(layer.cell_edge())) * frame.lattice().step_cm();
+        Self { lattice: frame.lattice(), distance_cm, farthest_cm: distance_cm + cell_cm, positions }
     }
 }
 
@@ -77,6 +82,12 @@ pub(super) struct Seen {
     near_told: u64,
     refresh_ticks_max: u32,
     pub(super) position_error_cm_max: f64,
+    /// Entities within the interest distance of a client that it does not show, and those that it shows though they
+    /// are not there, or farther off than anybody is told of.
+    pub(super) missing: u64,
+    pub(super) extra: u64,
+    /// Pages that clients had to ask for.
+    pub(super) resets: u64,
 }
 
 impl Seen {
@@ -88,6 +99,9 @@ impl Seen {
             near_told: self.near_told + other.near_told,
             refresh_ticks_max: self.refresh_ticks_max.max(other.refresh_ticks_max),
             position_error_cm_max: self.position_error_cm_max.max(other.position_error_cm_max),
+            missing: self.missing + other.missing,
+            extra: self.extra + other.extra,
+            resets: self.resets + other.resets,
         }
     }
 
@@ -110,8 +124,8 @@ impl Seen {
 /// Watches the updates that one client gets.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// By index: the tick of the newest news.
-    told: Vec<u32>,
+    /// By index.
+    told: Vec<Told>,
     /// By index: the tick of the first change of which there was no news since; 0 = none.
     waits_since: Vec<u32>,
     /// The tick that was judged last.
@@ -119,6 +133,28 @@ pub(super) struct Watch {
     /// The nearest; scratch.
     by_distance: Vec<(i64, usize)>,
     seen: Seen,
+}
+
+/// Of which ticks a client was told something of an entity.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    newest: u32,
+    /// Bit `n` stands for the tick `n` before the newest.
+    ticks: u64,
+}
+
+impl Told {
+    fn insert(&mut self, tick: u32) {
+        let ahead = tick.saturating_sub(self.newest);
+        self.ticks = self.ticks.checked_shl(ahead).unwrap_or(0);
+        self.newest += ahead;
+        self.ticks |= 1u64.checked_shl(self.newest - tick).unwrap_or(0);
+    }
+
+    fn contains(self, tick: u32) -> bool {
+        let age = self.newest.checked_sub(tick);
+        age.and_then(|age| self.ticks.checked_shr(age)).is_some_and(|ticks| ticks & 1 != 0)
+    }
 }
 
 impl Watch {
@@ -132,12 +168,13 @@ impl Watch {
     fn note(&mut self, tick: u32, id: EntityId) {
         let index = id.index();
         if self.told.len() <= index {
-            self.told.resize(index + 1, 0);
+            self.told.resize(index + 1, Told::default());
         }
-        self.told[index] = self.told[index].max(tick);
+        self.told[index].insert(tick);
     }
 
-    /// Compares what was told of a tick with what happened in it. Every tick is to be judged.
+    /// Compares what was told of a tick with what happened in it, once its snapshot must have come. Every tick is to be
+    /// judged, in order.
     pub(super) fn judge(&mut self, own: EntityId, moment: &Moment) {
         if moment.tick <= self.judged {
             return;
@@ -152,13 +189,13 @@ impl Watch {
             self.by_distance.push((squared, at));
             let index = present.id.index();
             if self.told.len() <= index {
-                self.told.resize(index + 1, 0);
+                self.told.resize(index + 1, Told::default());
             }
             if self.waits_since.len() <= index {
                 self.waits_since.resize(index + 1, 0);
             }
             let waits_since = &mut self.waits_since[index];
-            if self.told[index] == moment.tick || squared > moment.distance * moment.distance {
+            if self.told[index].contains(moment.tick) || squared > moment.distance * moment.distance {
                 *waits_since = 0;
             } else if *waits_since == 0 && present.changed {
                 *waits_since = moment.tick;
@@ -176,7 +213,7 @@ impl Watch {
             let present = &moment.entities[at];
             if present.moved {
                 self.seen.near_moved += 1;
-                self.seen.near_told += u64::from(self.told[present.id.index()] == moment.tick);
+                self.seen.near_told += u64::from(self.told[present.id.index()].contains(moment.tick));
             }
         }
     }
@@ -193,17 +230,43 @@ impl Watcher for Watch {
 }
 
 /// What one client sees, and what `watch` saw in its place.
-pub(super) fn look(replica: &Replica, own: EntityId, watch: &Watch, truth: &Truth) -> Seen {
-    let mut seen = Seen { clients: 1, ..watch.seen.clone() };
+pub(super) fn look(session: &Session, own: EntityId, watch: &Watch, truth: &Truth) -> Seen {
+    let replica = session.replica();
+    let mut seen = Seen { clients: 1, resets: session.stats().resets, ..watch.seen.clone() };
     let Some(&here) = truth.positions.get(&own) else { return seen };
     let distance = |there: [f64; 3]| here.iter().zip(there).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
     let within = |position: &[f64; 3]| distance(*position) <= truth.distance_cm;
     seen.visible = truth.positions.values().filter(|position| within(position)).count() as u64 - 1;
+    let is_missing =
+        |&(id, position): &(&EntityId, &[f64; 3])| within(position) && replica.entity(*id).is_none();
+    seen.missing = truth.positions.iter().filter(is_missing).count() as u64;
     for record in replica.entities() {
-        let Some(&position) = truth.positions.get(&record.id) else { continue };
+        let position =
+            truth.positions.get(&record.id).filter(|position| distance(**position) <= truth.farthest_cm);
+        let Some(&position) = position else {
+            seen.extra += 1;
+            continue;
+        };
         let shown = truth.lattice.dequantize(record.position);
         let error = shown.iter().zip(position).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
         seen.position_error_cm_max = seen.position_error_cm_max.max(error);
     }
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn told_ticks_are_remembered_one_by_one() {
+        let mut told = Told::default();
+        for tick in [70, 71, 74, 72, 5] {
+            told.insert(tick);
+        }
+        let known: Vec<u32> = (0..200).filter(|&tick| told.contains(tick)).collect();
+        assert_eq!(known, [70, 71, 72, 74], "5 is too long ago");
+        told.insert(400);
+        assert!(told.contains(400) && !told.contains(74));
+    }
 }

@@ -44,7 +44,8 @@ impl CrowdDetail {
     }
 
     /// Ticks between the turns of a crowd's page; 0: there is none.
-    pub(super) fn period(self) -> Tick {
+    #[must_use]
+    pub fn period(self) -> Tick {
         [0, 6, 12, 24, 48, 96, 168][self as usize]
     }
 
