@@ -8,6 +8,7 @@ use shadowland_wire::quantize::Vitals;
 use crate::Tick;
 use crate::columns::Columns;
 use crate::config::CombatConfig;
+use crate::movement;
 
 /// What bodies look like that fight.
 const STRIKE: u16 = 4;
@@ -31,7 +32,7 @@ struct Fighter {
     health: u16,
     /// When the next blow is possible.
     ready_at: Tick,
-    /// When its last blow is no longer seen.
+    /// When its last blow is no longer seen; 0 = it is not.
     strike_until: Tick,
     /// When it is no longer in combat; 0 = it is not.
     combat_until: Tick,
@@ -83,7 +84,7 @@ impl Combat {
             }
             self.attackers.clear();
         }
-        let Columns { id: ids, state, animation, .. } = &mut *columns;
+        let Columns { id: ids, velocity, state, animation, .. } = &mut *columns;
         for id in ids.iter().copied().flatten() {
             let index = id.index();
             let fighter = &mut self.fighters[index];
@@ -98,6 +99,10 @@ impl Combat {
                 }
             } else if fighter.strike_until > now {
                 animation[index] = STRIKE;
+            } else if fighter.strike_until != 0 {
+                fighter.strike_until = 0;
+                // Nobody else ends the blow of somebody who has fallen silent.
+                animation[index] = movement::animation(velocity[index], state[index]);
             }
         }
         for id in self.risen.drain(..) {
@@ -250,6 +255,19 @@ mod tests {
         world.tick();
         assert_eq!(state(&world, victim.entity), (255, EntityState::NONE));
         assert_ne!(world.position_cm(victim.entity), Some([150.0, 0.0, 0.0]));
+    }
+
+    #[test]
+    fn a_blow_ends_even_if_its_striker_falls_silent() {
+        let mut world = World::new(WorldConfig { npcs: 0, ..WorldConfig::default() });
+        let striker = world.join().unwrap();
+        let attack = Input { buttons: Buttons::ATTACK, forward: 127, ..Input::default() };
+        world.input(striker, 1, attack);
+        for tick in 0..=STRIKE_TICKS {
+            world.tick();
+            let expected = if tick < STRIKE_TICKS { STRIKE } else { 1 };
+            assert_eq!(world.animation(striker.entity), Some(expected), "tick {tick}");
+        }
     }
 
     #[test]

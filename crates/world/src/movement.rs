@@ -76,16 +76,16 @@ fn wish(input: Input) -> DVec3 {
 }
 
 /// What a body looks like it does.
-pub(crate) fn animation(body: &Body) -> u16 {
+pub(crate) fn animation(velocity: DVec3, state: EntityState) -> u16 {
     const IDLE: u16 = 0;
     const WALK: u16 = 1;
     const RUN: u16 = 2;
     const FALL: u16 = 3;
-    if body.state.contains(EntityState::AIRBORNE) {
+    if state.contains(EntityState::AIRBORNE) {
         FALL
-    } else if body.velocity == DVec3::ZERO {
+    } else if velocity == DVec3::ZERO {
         IDLE
-    } else if body.state.contains(EntityState::SPRINTING) {
+    } else if state.contains(EntityState::SPRINTING) {
         RUN
     } else {
         WALK
@@ -109,7 +109,7 @@ mod tests {
         let input = Input { forward: 127, yaw: 16_384, ..Input::default() };
         let body = run(input, 60, DVec3::ZERO);
         assert!((body.position - DVec3::new(0.0, 600.0, 0.0)).length() < 1e-6, "{}", body.position);
-        assert_eq!(animation(&body), 1);
+        assert_eq!(animation(body.velocity, body.state), 1);
     }
 
     #[test]

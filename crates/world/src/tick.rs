@@ -195,6 +195,12 @@ impl World {
         self.columns.lives(id).then(|| self.columns.state[id.index()])
     }
 
+    /// What the body of an entity does.
+    #[must_use]
+    pub fn animation(&self, id: EntityId) -> Option<u16> {
+        self.columns.lives(id).then(|| self.columns.animation[id.index()])
+    }
+
     /// Health and mana of an entity.
     #[must_use]
     pub fn vitals(&self, id: EntityId) -> Option<Vitals> {
@@ -329,7 +335,7 @@ fn put_body(columns: &mut Columns, index: usize, body: &Body) {
     columns.velocity[index] = body.velocity;
     columns.yaw[index] = body.yaw;
     columns.state[index] = body.state;
-    columns.animation[index] = movement::animation(body);
+    columns.animation[index] = movement::animation(body.velocity, body.state);
 }
 
 #[cfg(test)]
