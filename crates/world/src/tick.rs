@@ -18,6 +18,10 @@ use crate::players::{PlayerHandle, Players};
 use crate::replication::{Frame, OwnerRow};
 use crate::{Tick, WorldConfig};
 
+/// While one entity is brought up to date, the rows of so many that come after it are on their way from memory: they lie
+/// where the entities' pages are, in no order.
+const ENTITIES_AHEAD: usize = 16;
+
 /// A running world.
 #[derive(Debug)]
 pub struct World {
@@ -301,6 +305,7 @@ impl World {
         let Self { columns, interest, config, tick, .. } = self;
         let lattice = config.lattice();
         for id in columns.iter() {
+            interest.prefetch(id.index() + ENTITIES_AHEAD);
             if !interest.is_hidden(id) {
                 interest.update(*tick, &columns.record(id, lattice));
             }

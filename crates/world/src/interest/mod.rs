@@ -105,6 +105,14 @@ impl Interest {
         &self.crowds
     }
 
+    /// Fetches into the cache what [`Interest::update`] needs of the entity at an index, if there is one.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: usize) {
+        if let Some(&Some(Place { page, slot })) = self.places.get(index) {
+            self.pages.prefetch(page, slot);
+        }
+    }
+
     /// Brings an entity's row up to date at the end of a tick: it enters, changes, or goes to another cell. A cell in
     /// which a hundred thousand stand already shows no more of them.
     pub fn update(&mut self, now: Tick, record: &EntityRecord) {

@@ -4,6 +4,7 @@
 //! The parts of a page lie in three arrays, by how often they are read: headers, for every viewer in every
 //! tick; rows, when a block is encoded; tombstones, when somebody left lately.
 
+use shadowland_prefetch::prefetch;
 use shadowland_wire::block::{CellId, EntityRecord, PageId, slots};
 use shadowland_wire::entity::{EntityDelta, EntityId, EntityState, EntityType};
 use shadowland_wire::lattice::LatticePosition;
@@ -193,6 +194,13 @@ impl Pages {
     pub fn page(&self, index: u32) -> Page<'_> {
         let index = index as usize;
         Page { header: &self.headers[index], rows: &self.rows[index], stones: &self.stones[index] }
+    }
+
+    /// Fetches the header of a page and one of its rows into the cache.
+    #[inline]
+    pub(super) fn prefetch(&self, index: u32, slot: u8) {
+        prefetch(&self.headers[index as usize]);
+        prefetch(&self.rows[index as usize][usize::from(slot)]);
     }
 
     /// Every page of every cell, in no particular order.
