@@ -38,6 +38,8 @@ pub struct ReplicaEntity {
     pub record: EntityRecord,
     /// Index of the page that owns it (rule 1).
     owner: u32,
+    /// Its place among those whom that page owns.
+    link: Link,
     /// The tick at which that was learnt.
     learnt: u32,
     /// The tick of what is known of each field group, in the order of the [`EntityDelta`] bits (rule 2).
@@ -54,7 +56,7 @@ impl ReplicaEntity {
 
     /// A complete record of an entity that is known already, without what is known more recently.
     fn merged(&self, complete: Self) -> Self {
-        let mut merged = complete;
+        let mut merged = Self { link: self.link, ..complete };
         let newer = |group: EntityDelta| {
             let group = group.to_bits().trailing_zeros() as usize;
             self.known[group] > complete.known[group]
@@ -84,13 +86,85 @@ impl ReplicaEntity {
     }
 }
 
+/// No item of a list.
+const NONE: u32 = u32::MAX;
+
+/// A place in a doubly linked list of items that lie in one array, named by their indices.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    before: u32,
+    after: u32,
+}
+
+impl Link {
+    const ALONE: Self = Self { before: NONE, after: NONE };
+}
+
+/// Items that stand in such lists.
+trait Linked {
+    fn link(&mut self) -> &mut Link;
+}
+
+/// Puts an item at the beginning of a list.
+fn link<T: Linked>(items: &mut [T], first: &mut u32, item: u32) {
+    *items[item as usize].link() = Link { before: NONE, after: *first };
+    if let Some(after) = items.get_mut(*first as usize) {
+        after.link().before = item;
+    }
+    *first = item;
+}
+
+/// Takes an item out of the list that begins with `first`.
+fn unlink<T: Linked>(items: &mut [T], first: &mut u32, item: u32) {
+    let Link { before, after } = std::mem::replace(items[item as usize].link(), Link::ALONE);
+    point(items, first, before, after, after, before);
+}
+
+/// Has the neighbours of an item name it by the index to which it has moved.
+fn relink<T: Linked>(items: &mut [T], first: &mut u32, item: u32) {
+    let Link { before, after } = *items[item as usize].link();
+    point(items, first, before, item, after, item);
+}
+
+/// Sets what comes after `before`, or first, and what comes before `after`.
+fn point<T: Linked>(items: &mut [T], first: &mut u32, before: u32, next: u32, after: u32, previous: u32) {
+    match items.get_mut(before as usize) {
+        Some(before) => before.link().after = next,
+        None => *first = next,
+    }
+    if let Some(after) = items.get_mut(after as usize) {
+        after.link().before = previous;
+    }
+}
+
+impl Linked for ReplicaEntity {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+impl Linked for PageState {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+/// A page of which there was a block: it is open once a complete one was applied, and until then it is lacking.
 #[derive(Debug, Clone, Copy)]
 struct PageState {
     id: PageId,
-    /// The tick of the newest block that was applied.
+    /// The tick of the newest block that was applied; 0 = none, it is lacking.
     applied: u32,
     /// The tick of the newest complete block that was applied.
     complete: u32,
+    /// While it is lacking: the tick of the newest block that could not be applied, and where it stands among those
+    /// that are.
+    lacking_since: u32,
+    lacking_at: u32,
+    /// The first of those whom it owns.
+    members: u32,
+    /// Its place among the pages of its cell.
+    link: Link,
     /// Who stands in each slot, and the tick of that.
     slots: [(EntityId, u32); PAGE_SLOTS],
 }
@@ -164,10 +238,12 @@ pub struct Replica {
     pages: Vec<PageState>,
     free_pages: Vec<u32>,
     by_page: FxHashMap<PageId, u32>,
+    /// The first page of every cell of which there are some.
+    by_cell: FxHashMap<CellId, u32>,
     /// When cells were closed, so that a late block does not open them again (rule 5).
     closed: Closed,
-    /// Pages that have to be asked for, with the tick of the newest block that could not be applied (rule 6).
-    resets: FxHashMap<PageId, u32>,
+    /// Pages that have to be asked for (rule 6).
+    lacking: Vec<u32>,
     /// Scratch of the decoder.
     block: Block,
     poses: Vec<Pose>,
@@ -211,16 +287,14 @@ impl Replica {
 
     /// The pages that are open, with the tick up to which each was applied.
     pub fn pages(&self) -> impl Iterator<Item = (PageId, u32)> + '_ {
-        self.by_page.values().map(|&index| {
-            let page = &self.pages[index as usize];
-            (page.id, page.applied)
-        })
+        let pages = self.by_page.values().map(|&index| &self.pages[index as usize]);
+        pages.filter(|page| page.applied != 0).map(|page| (page.id, page.applied))
     }
 
     /// The pages that could not be applied and have to be asked for, in no particular order; each until it came
     /// complete or its cell was closed, for the server may have no further block that would tell of it.
     pub fn resets(&self) -> impl ExactSizeIterator<Item = PageId> + '_ {
-        self.resets.keys().copied()
+        self.lacking.iter().map(|&page| self.pages[page as usize].id)
     }
 
     /// Applies the body of a Snapshot message.
@@ -290,7 +364,7 @@ impl Replica {
         block: &Block,
         watcher: &mut impl Watcher,
     ) -> Result<bool, DecodeError> {
-        let known = self.by_page.get(&header.page).copied();
+        let known = self.open_page(header.page);
         let before = known.map_or(0, |page| self.pages[page as usize].applied);
         let late = tick < before;
         let closed = self.closed.tick_of(header.page.cell);
@@ -303,7 +377,7 @@ impl Replica {
         if header.age == AgeCode::FULL {
             let page = match known {
                 Some(page) => page,
-                None => self.open(header.page)?,
+                None => self.find_or_add(header.page, "open pages")?,
             };
             self.apply_complete(tick, page, block, watcher)?;
             return Ok(true);
@@ -311,7 +385,7 @@ impl Replica {
         // The server raises the baseline of a page in which nothing changes without a word, so it may be newer
         // than the last block that was applied; but there must have been one.
         let Some(page) = known else {
-            self.queue_reset(header.page, tick)?;
+            self.note_lacking(header.page, tick)?;
             return Ok(false);
         };
         for tombstone in &block.tombstones {
@@ -330,13 +404,33 @@ impl Replica {
     }
 
     /// Rule 6. The packet is acknowledged all the same, so nobody else remembers that the page is missing.
-    fn queue_reset(&mut self, page: PageId, tick: u32) -> Result<(), DecodeError> {
-        if self.resets.len() == CLIENT_PAGES && !self.resets.contains_key(&page) {
-            return Err(DecodeError::LimitExceeded("pages to be asked for"));
+    fn note_lacking(&mut self, id: PageId, tick: u32) -> Result<(), DecodeError> {
+        let page = self.find_or_add(id, "pages to be asked for")?;
+        let state = &mut self.pages[page as usize];
+        if state.lacking_since == 0 {
+            state.lacking_at = self.lacking.len() as u32;
+            self.lacking.push(page);
         }
-        let newest = self.resets.entry(page).or_insert(tick);
-        *newest = tick.max(*newest);
+        state.lacking_since = tick.max(state.lacking_since);
         Ok(())
+    }
+
+    /// It is there, or need not be any more.
+    fn note_not_lacking(&mut self, page: u32) {
+        let state = &mut self.pages[page as usize];
+        if std::mem::take(&mut state.lacking_since) == 0 {
+            return;
+        }
+        let at = state.lacking_at;
+        self.lacking.swap_remove(at as usize);
+        if let Some(&moved) = self.lacking.get(at as usize) {
+            self.pages[moved as usize].lacking_at = at;
+        }
+    }
+
+    /// The index of a page of which a complete block was applied.
+    fn open_page(&self, id: PageId) -> Option<u32> {
+        self.by_page.get(&id).copied().filter(|&page| self.pages[page as usize].applied != 0)
     }
 
     fn owns(&self, page: u32, id: EntityId) -> bool {
@@ -351,12 +445,13 @@ impl Replica {
         block: &Block,
         watcher: &mut impl Watcher,
     ) -> Result<(), DecodeError> {
+        self.note_not_lacking(page);
         self.pages[page as usize].slots = [(EntityId::NONE, tick); PAGE_SLOTS];
         for (slot, record) in &block.enters {
             self.apply_enter(tick, page, *slot, record, watcher)?;
         }
         let listed = |id| block.enters.iter().any(|(_, record)| record.id == id);
-        self.remove_where(watcher, |entity| entity.owner == page && !listed(entity.record.id));
+        self.remove_members(page, listed, watcher);
         let state = &mut self.pages[page as usize];
         state.complete = tick;
         state.applied = tick;
@@ -379,11 +474,17 @@ impl Replica {
             *place = (record.id, tick);
         }
         let since = state.applied;
-        let new =
-            ReplicaEntity { record: *record, owner: page, learnt: tick, known: [tick; EntityDelta::GROUPS] };
+        let new = ReplicaEntity {
+            record: *record,
+            owner: page,
+            link: Link::ALONE,
+            learnt: tick,
+            known: [tick; EntityDelta::GROUPS],
+        };
         if let Some(&index) = self.by_id.get(&record.id) {
-            let entity = &mut self.entities[index as usize];
-            if tick >= entity.learnt {
+            if tick >= self.entities[index as usize].learnt {
+                self.hand_over(index, page, tick);
+                let entity = &mut self.entities[index as usize];
                 let known = entity.known.into_iter().filter(|&known| known < tick).max();
                 *entity = entity.merged(new);
                 if let Some(known) = known {
@@ -396,8 +497,10 @@ impl Replica {
         if self.entities.len() == CLIENT_ENTITIES {
             return Err(DecodeError::LimitExceeded("entities in sight"));
         }
-        self.by_id.insert(record.id, self.entities.len() as u32);
+        let index = self.entities.len() as u32;
+        self.by_id.insert(record.id, index);
         self.entities.push(new);
+        link(&mut self.entities, &mut self.pages[page as usize].members, index);
         watcher.appeared(tick, record);
         Ok(())
     }
@@ -490,22 +593,29 @@ impl Replica {
         let left =
             tick.checked_sub(tombstone.age.into()).ok_or(DecodeError::BadValue("age of a tombstone"))?;
         let Some(&index) = self.by_id.get(&tombstone.id) else { return Ok(()) };
-        let entity = &mut self.entities[index as usize];
+        let entity = &self.entities[index as usize];
         if entity.owner != page || entity.learnt >= left {
             return Ok(());
         }
         let destination = tombstone
             .destination
-            .and_then(|destination| self.by_page.get(&destination).copied())
+            .and_then(|destination| self.open_page(destination))
             .filter(|&destination| self.pages[destination as usize].applied < left);
         match destination {
-            Some(destination) => {
-                entity.owner = destination;
-                entity.learnt = left;
-            }
+            Some(destination) => self.hand_over(index, destination, left),
             None => self.remove(index, watcher),
         }
         Ok(())
+    }
+
+    fn hand_over(&mut self, index: u32, to: u32, learnt: u32) {
+        let entity = &mut self.entities[index as usize];
+        entity.learnt = learnt;
+        let from = std::mem::replace(&mut entity.owner, to);
+        if from != to {
+            unlink(&mut self.entities, &mut self.pages[from as usize].members, index);
+            link(&mut self.entities, &mut self.pages[to as usize].members, index);
+        }
     }
 
     /// Rule 5: removes everything that the cell's pages own, unless a newer block was applied.
@@ -513,56 +623,86 @@ impl Replica {
         if !self.closed.remember(cell, at, self.tick)? {
             return Ok(());
         }
-        self.resets.retain(|page, &mut tick| page.cell != cell || tick > at);
-        // Closing is rare, so the pages are searched rather than indexed by cell.
-        for page in 0..self.pages.len() {
-            let PageState { id, applied, .. } = self.pages[page];
-            let page = page as u32;
-            if id.cell == cell && applied <= at && self.by_page.get(&id) == Some(&page) {
-                self.by_page.remove(&id);
-                self.free_pages.push(page);
-                self.remove_where(watcher, |entity| entity.owner == page);
+        let mut next = self.by_cell.get(&cell).copied().unwrap_or(NONE);
+        while let Some(&PageState { applied, lacking_since, link, .. }) = self.pages.get(next as usize) {
+            if applied.max(lacking_since) <= at {
+                self.remove_members(next, |_| false, watcher);
+                self.close_page(next);
             }
+            next = link.after;
         }
         Ok(())
     }
 
-    fn open(&mut self, id: PageId) -> Result<u32, DecodeError> {
-        let state = PageState { id, applied: 0, complete: 0, slots: [(EntityId::NONE, 0); PAGE_SLOTS] };
+    /// The index of a page, which is new when there was no block of it yet, or none since it was closed.
+    fn find_or_add(&mut self, id: PageId, what: &'static str) -> Result<u32, DecodeError> {
+        if let Some(&page) = self.by_page.get(&id) {
+            return Ok(page);
+        }
+        let state = PageState {
+            id,
+            applied: 0,
+            complete: 0,
+            lacking_since: 0,
+            lacking_at: 0,
+            members: NONE,
+            link: Link::ALONE,
+            slots: [(EntityId::NONE, 0); PAGE_SLOTS],
+        };
         let page = match self.free_pages.pop() {
             Some(page) => {
                 self.pages[page as usize] = state;
                 page
             }
-            None if self.pages.len() == CLIENT_PAGES => {
-                return Err(DecodeError::LimitExceeded("open pages"));
-            }
+            None if self.pages.len() == CLIENT_PAGES => return Err(DecodeError::LimitExceeded(what)),
             None => {
                 self.pages.push(state);
                 self.pages.len() as u32 - 1
             }
         };
         self.by_page.insert(id, page);
-        self.resets.remove(&id);
+        link(&mut self.pages, self.by_cell.entry(id.cell).or_insert(NONE), page);
         Ok(page)
     }
 
-    fn remove_where(&mut self, watcher: &mut impl Watcher, mut gone: impl FnMut(&ReplicaEntity) -> bool) {
-        let mut index = 0;
-        while index < self.entities.len() {
-            if gone(&self.entities[index]) {
-                self.remove(index as u32, watcher);
-            } else {
-                index += 1;
+    /// Forgets a page that owns nobody.
+    fn close_page(&mut self, page: u32) {
+        self.note_not_lacking(page);
+        let id = self.pages[page as usize].id;
+        self.by_page.remove(&id);
+        self.free_pages.push(page);
+        if let Some(first) = self.by_cell.get_mut(&id.cell) {
+            unlink(&mut self.pages, first, page);
+            if *first == NONE {
+                self.by_cell.remove(&id.cell);
+            }
+        }
+    }
+
+    /// Removes those whom a page owns, but for some.
+    fn remove_members(&mut self, page: u32, stays: impl Fn(EntityId) -> bool, watcher: &mut impl Watcher) {
+        let mut next = self.pages[page as usize].members;
+        while let Some(entity) = self.entities.get(next as usize) {
+            let (index, after) = (next, entity.link.after);
+            next = after;
+            if !stays(entity.record.id) {
+                // The last one takes the place of whoever is removed.
+                if after as usize + 1 == self.entities.len() {
+                    next = index;
+                }
+                self.remove(index, watcher);
             }
         }
     }
 
     fn remove(&mut self, index: u32, watcher: &mut impl Watcher) {
+        let owner = self.entities[index as usize].owner;
+        unlink(&mut self.entities, &mut self.pages[owner as usize].members, index);
         let removed = self.entities.swap_remove(index as usize);
         self.by_id.remove(&removed.record.id);
-        if let Some(moved) = self.entities.get(index as usize) {
+        if let Some(&moved) = self.entities.get(index as usize) {
             self.by_id.insert(moved.record.id, index);
+            relink(&mut self.entities, &mut self.pages[moved.owner as usize].members, index);
         }
         watcher.vanished(removed.record.id);
     }
