@@ -3,7 +3,8 @@
 //! Snapshots arrive late, unevenly, and for distant entities only every third tick. So the view plays back a
 //! little in the past: it estimates the server's clock from the snapshots' arrivals, holds back by as much as
 //! they are late at times, and shows each entity between the two samples around the moment of playback. Where
-//! the newer one has not arrived yet, the entity goes on at its velocity for a short while.
+//! the newer one has not arrived yet, the entity goes on for a short while: at the velocity that the server tells of
+//! what flies or drives, else as it moved between its last two samples, and then back to where it was last seen.
 //!
 //! ```text
 //! ticks    ... 100   101   102   103   104   105   106   107        the newest that arrived
@@ -11,6 +12,7 @@
 //!                            ^ playback = server's tick now - delay
 //! ```
 
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -19,24 +21,27 @@ use shadowland_wire::block::EntityRecord;
 use shadowland_wire::entity::{EntityId, EntityState, EntityType};
 use shadowland_wire::lattice::{Lattice, LatticePosition};
 use shadowland_wire::message::server::{OwnerRecord, Welcome};
-use shadowland_wire::quantize::{ANGLE_BITS, Vitals};
+use shadowland_wire::quantize::{ANGLE_BITS, Rotation, Vitals};
 
 use crate::replica::{Replica, Watcher};
 
 /// Samples that are kept of an entity: those of the longest delay, and some more where the playback lags behind
-/// it. 800 bytes.
+/// it. 960 bytes.
 const SAMPLES: usize = 40;
 /// Samples of them that the longest delay takes up at most.
 const SAMPLES_OF_DELAY: u32 = 32;
-/// How far an entity is shown ahead of its newest sample, in ticks (a quarter of a second at 60 Hz).
+/// How far an entity is shown ahead of its newest sample, in ticks (a quarter of a second at 60 Hz). What nobody has
+/// confirmed is taken back in as many.
 const EXTRAPOLATION_TICKS: f64 = 15.0;
 /// Of what is far off and moves, the server sends something in the first snapshot after so many ticks; of what
 /// is near, in each.
 const FAR_TICKS: u32 = 3;
 /// Samples that may be lost in a row; a longer gap means that the entity stood still in between.
 const LOST_SAMPLES: u32 = 3;
-/// Farther off than what its speed explains by this much, in centimetres, an entity has not walked there.
+/// Farther off than what its speed explains by this much, in centimetres, an entity has not walked there. Of what goes
+/// on foot no speed is told: it may be this, in cm/s.
 const TELEPORT_CM: f64 = 300.0;
+const ON_FOOT_CM_PER_S: f64 = 1_000.0;
 
 /// An entity as it is to be shown.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,7 +56,11 @@ pub struct EntityView {
     pub position_cm: [f64; 3],
     /// Where it looks, in degrees from 0 up to 360, growing from X towards Y.
     pub yaw_degrees: f64,
-    /// How it moves, in cm/s.
+    /// How far its front points up, in degrees from 0 up to 360; 0 of whatever only turns around the vertical axis.
+    pub pitch_degrees: f64,
+    /// How far it leans to the right, in the same way.
+    pub roll_degrees: f64,
+    /// How it moves, in cm/s, as far as the server tells: of what flies or drives.
     pub velocity_cm_per_s: [f64; 3],
     /// What its body does.
     pub animation: u16,
@@ -89,7 +98,9 @@ pub struct OwnPlayer {
 pub struct View {
     world: Option<Knowledge>,
     clock: Clock,
-    tracks: FxHashMap<EntityId, Track>,
+    tracks: Vec<Track>,
+    /// Where in `tracks` an entity is.
+    by_id: FxHashMap<EntityId, u32>,
     own: Option<OwnPlayer>,
     playback: f64,
 }
@@ -108,8 +119,8 @@ struct Track {
     /// A ring.
     samples: [Sample; SAMPLES],
     /// Where the oldest is.
-    first: usize,
-    count: usize,
+    first: u8,
+    count: u8,
 }
 
 /// How close samples are to each other, in ticks.
@@ -125,7 +136,7 @@ struct Pace {
 struct Sample {
     tick: u32,
     position: LatticePosition,
-    yaw: u16,
+    rotation: Rotation,
 }
 
 impl View {
@@ -160,18 +171,19 @@ impl View {
     }
 
     /// Everybody in sight, the player itself included, in no particular order. Nobody before the player is in
-    /// the world.
+    /// the world. Allocates nothing, and goes through memory in a row.
     pub fn entities(&self) -> impl Iterator<Item = EntityView> + '_ {
         self.world
             .into_iter()
-            .flat_map(move |world| self.tracks.values().map(move |track| track.at(self.playback, world)))
+            .flat_map(move |world| self.tracks.iter().map(move |track| track.at(self.playback, world)))
     }
 
     /// One of those in sight.
     #[must_use]
     pub fn entity(&self, id: EntityId) -> Option<EntityView> {
         let world = self.world?;
-        self.tracks.get(&id).map(|track| track.at(self.playback, world))
+        let &index = self.by_id.get(&id)?;
+        Some(self.tracks[index as usize].at(self.playback, world))
     }
 
     /// The player's own entity, once it was heard of.
@@ -206,19 +218,30 @@ impl View {
 
 impl Watcher for View {
     fn appeared(&mut self, tick: u32, record: &EntityRecord) {
-        self.tracks.insert(record.id, Track::new(tick, record));
+        let track = Track::new(tick, record);
+        match self.by_id.entry(record.id) {
+            Entry::Occupied(known) => self.tracks[*known.get() as usize] = track,
+            Entry::Vacant(new) => {
+                new.insert(self.tracks.len() as u32);
+                self.tracks.push(track);
+            }
+        }
     }
 
     fn updated(&mut self, _since: u32, tick: u32, record: &EntityRecord) {
         let pace = self.pace();
-        match self.tracks.get_mut(&record.id) {
-            Some(track) => track.push(tick, record, pace),
+        match self.by_id.get(&record.id) {
+            Some(&index) => self.tracks[index as usize].push(tick, record, pace),
             None => self.appeared(tick, record),
         }
     }
 
     fn vanished(&mut self, id: EntityId) {
-        self.tracks.remove(&id);
+        let Some(index) = self.by_id.remove(&id) else { return };
+        self.tracks.swap_remove(index as usize);
+        if let Some(moved) = self.tracks.get(index as usize) {
+            self.by_id.insert(moved.record.id, index);
+        }
     }
 }
 
@@ -243,11 +266,15 @@ impl Track {
 
     /// One of the samples, by age; the oldest is 0.
     fn sample(&self, index: usize) -> &Sample {
-        &self.samples[(self.first + index) % SAMPLES]
+        &self.samples[(usize::from(self.first) + index) % SAMPLES]
+    }
+
+    fn count(&self) -> usize {
+        self.count.into()
     }
 
     fn newest(&mut self) -> &mut Sample {
-        &mut self.samples[(self.first + self.count - 1) % SAMPLES]
+        &mut self.samples[usize::from(self.first + self.count - 1) % SAMPLES]
     }
 
     fn push(&mut self, tick: u32, record: &EntityRecord, pace: Pace) {
@@ -265,9 +292,9 @@ impl Track {
     }
 
     fn push_sample(&mut self, sample: Sample, pace: Pace) {
-        let close = self.count > 1 && self.newest().tick - self.sample(self.count - 2).tick < pace.spacing;
-        if !close && self.count == SAMPLES {
-            self.first = (self.first + 1) % SAMPLES;
+        let close = self.count > 1 && self.newest().tick - self.sample(self.count() - 2).tick < pace.spacing;
+        if !close && self.count() == SAMPLES {
+            self.first = (self.first + 1) % SAMPLES as u8;
         } else if !close {
             self.count += 1;
         }
@@ -276,53 +303,93 @@ impl Track {
 
     /// How the entity looks at a moment, in ticks.
     fn at(&self, playback: f64, world: Knowledge) -> EntityView {
-        let velocity = self.record.velocity.to_cm_per_s();
-        let (position_cm, yaw) = self.pose(playback, velocity, world);
+        let (position_cm, angles) = self.pose(playback, world);
+        let [yaw_degrees, pitch_degrees, roll_degrees] =
+            angles.map(|angle| angle * 360.0 / f64::from(1u32 << ANGLE_BITS));
         EntityView {
             id: self.record.id,
             kind: self.record.kind,
             is_own: self.record.id == world.entity,
             position_cm,
-            yaw_degrees: yaw * 360.0 / f64::from(1u32 << ANGLE_BITS),
-            velocity_cm_per_s: velocity,
+            yaw_degrees,
+            pitch_degrees,
+            roll_degrees,
+            velocity_cm_per_s: self.record.velocity.to_cm_per_s(),
             animation: self.record.animation,
             state: self.record.state,
             vitals: self.record.vitals,
         }
     }
 
-    /// Position in centimetres, and yaw in its own steps.
-    fn pose(&self, playback: f64, velocity: [f64; 3], world: Knowledge) -> ([f64; 3], f64) {
+    /// Position in centimetres, and yaw, pitch and roll in their own steps.
+    fn pose(&self, playback: f64, world: Knowledge) -> ([f64; 3], [f64; 3]) {
         // The playback is nearer to the newest one.
         let passed = |&index: &usize| f64::from(self.sample(index).tick) <= playback;
-        let before = (0..self.count).rev().find(passed);
+        let before = (0..self.count()).rev().find(passed);
         let centre = |sample: &Sample| world.lattice.dequantize(sample.position);
         let Some(before) = before else {
-            return (centre(self.sample(0)), self.sample(0).yaw.into());
+            return (centre(self.sample(0)), self.sample(0).angles());
         };
         let from = self.sample(before);
-        let start = centre(from);
-        let Some(to) = (before + 1 < self.count).then(|| self.sample(before + 1)) else {
-            let ticks = (playback - f64::from(from.tick)).min(EXTRAPOLATION_TICKS);
-            let seconds = ticks / world.tick_hz;
-            return ([0, 1, 2].map(|axis| start[axis] + velocity[axis] * seconds), from.yaw.into());
-        };
-        let end = centre(to);
-        let ticks = f64::from(to.tick - from.tick);
-        let speed = velocity.iter().map(|v| v * v).sum::<f64>().sqrt();
-        let distance = (0..3).map(|axis| (end[axis] - start[axis]).powi(2)).sum::<f64>().sqrt();
-        if distance > TELEPORT_CM + 2.0 * speed * ticks / world.tick_hz {
-            return (start, from.yaw.into());
+        if before + 1 == self.count() {
+            return (self.beyond_newest(playback, world), from.angles());
         }
-        let share = (playback - f64::from(from.tick)) / ticks;
+        let to = self.sample(before + 1);
+        let (start, end) = (centre(from), centre(to));
+        let share = (playback - f64::from(from.tick)) / f64::from(to.tick - from.tick);
+        if self.is_teleport(from, to, world) {
+            return (start, from.angles());
+        }
         let position = [0, 1, 2].map(|axis| start[axis] + (end[axis] - start[axis]) * share);
-        (position, turn(from.yaw, to.yaw, share))
+        let (start, end) = (from.rotation.to_array(), to.rotation.to_array());
+        (position, [0, 1, 2].map(|axis| turn(start[axis], end[axis], share)))
+    }
+
+    /// Where it may be when nothing newer has come.
+    fn beyond_newest(&self, playback: f64, world: Knowledge) -> [f64; 3] {
+        let newest = self.sample(self.count() - 1);
+        let centre = world.lattice.dequantize(newest.position);
+        let ticks = playback - f64::from(newest.tick);
+        let told = self.record.velocity.to_cm_per_s();
+        let (velocity, ticks) = if told != [0.0; 3] {
+            (told, ticks.min(EXTRAPOLATION_TICKS))
+        } else {
+            // It may as well have stopped: its last step is news of motion, its rest is none.
+            let taken_back = (ticks - EXTRAPOLATION_TICKS).max(0.0) * 2.0;
+            (self.last_velocity(world), (ticks - taken_back).max(0.0))
+        };
+        [0, 1, 2].map(|axis| centre[axis] + velocity[axis] * ticks / world.tick_hz)
+    }
+
+    /// How it moved between its last two samples, in cm/s.
+    fn last_velocity(&self, world: Knowledge) -> [f64; 3] {
+        let Some(before) = self.count().checked_sub(2) else { return [0.0; 3] };
+        let (from, to) = (self.sample(before), self.sample(before + 1));
+        if self.is_teleport(from, to, world) {
+            return [0.0; 3];
+        }
+        let (start, end) = (world.lattice.dequantize(from.position), world.lattice.dequantize(to.position));
+        let seconds = f64::from(to.tick - from.tick) / world.tick_hz;
+        [0, 1, 2].map(|axis| (end[axis] - start[axis]) / seconds)
+    }
+
+    /// Whether it cannot have moved there by itself.
+    fn is_teleport(&self, from: &Sample, to: &Sample, world: Knowledge) -> bool {
+        let (start, end) = (world.lattice.dequantize(from.position), world.lattice.dequantize(to.position));
+        let distance = (0..3).map(|axis| (end[axis] - start[axis]).powi(2)).sum::<f64>().sqrt();
+        let speed = self.record.velocity.to_cm_per_s().iter().map(|v| v * v).sum::<f64>().sqrt();
+        let seconds = f64::from(to.tick - from.tick) / world.tick_hz;
+        distance > TELEPORT_CM + (2.0 * speed + ON_FOOT_CM_PER_S) * seconds
     }
 }
 
 impl Sample {
     fn of(tick: u32, record: &EntityRecord) -> Self {
-        Self { tick, position: record.position, yaw: record.rotation.yaw }
+        Self { tick, position: record.position, rotation: record.rotation }
+    }
+
+    fn angles(&self) -> [f64; 3] {
+        self.rotation.to_array().map(f64::from)
     }
 }
 
@@ -412,7 +479,7 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shadowland_wire::quantize::{Rotation, Velocity};
+    use shadowland_wire::quantize::Velocity;
 
     fn record(x: i32, yaw: u16, velocity: i16) -> EntityRecord {
         EntityRecord {
@@ -462,6 +529,58 @@ mod tests {
         view.appeared(100, &record(1_000, 0, 600));
         assert_eq!(x_at(&mut view, 106.0), 1_060.0);
         assert_eq!(x_at(&mut view, 500.0), 1_150.0);
+    }
+
+    #[test]
+    fn who_walks_goes_on_for_a_while_and_back_again() {
+        let mut view = view();
+        view.appeared(100, &record(1_000, 0, 0));
+        view.updated(100, 101, &record(1_010, 0, 0));
+        for (tick, x) in [(101.0, 1_010.0), (104.0, 1_040.0), (116.0, 1_160.0), (120.0, 1_120.0)] {
+            assert_eq!(x_at(&mut view, tick), x, "at tick {tick}");
+        }
+        assert_eq!(x_at(&mut view, 500.0), 1_010.0, "where it was last seen");
+        view.updated(101, 102, &record(1_010, 0, 0));
+        assert_eq!(x_at(&mut view, 110.0), 1_010.0, "it stopped");
+        view.updated(102, 103, &record(90_000, 0, 0));
+        assert_eq!(x_at(&mut view, 110.0), 90_000.0, "a teleport is no speed");
+    }
+
+    #[test]
+    fn all_three_angles_turn_the_short_way_round() {
+        let mut view = view();
+        view.appeared(
+            100,
+            &EntityRecord { rotation: Rotation::from_degrees(350.0, 10.0, 90.0), ..record(0, 0, 0) },
+        );
+        let turned = EntityRecord { rotation: Rotation::from_degrees(10.0, 350.0, 180.0), ..record(0, 0, 0) };
+        view.updated(100, 102, &turned);
+        view.playback = 101.0;
+        let entity = view.entity(EntityId::new(7, 0)).unwrap();
+        for (angle, expected) in
+            [(entity.yaw_degrees, 0.0), (entity.pitch_degrees, 0.0), (entity.roll_degrees, 135.0)]
+        {
+            let off = (angle - expected + 180.0).rem_euclid(360.0) - 180.0;
+            assert!(off.abs() < 0.1, "{angle} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn who_vanishes_leaves_the_others_where_they_are() {
+        let mut view = view();
+        let of = |index: u32| EntityRecord { id: EntityId::new(index, 0), ..record(index as i32, 0, 0) };
+        (0..5).for_each(|index| view.appeared(100, &of(index)));
+        view.appeared(101, &of(1));
+        view.vanished(EntityId::new(2, 0));
+        view.vanished(EntityId::new(2, 0));
+        let mut shown: Vec<_> = view.entities().map(|entity| entity.id.index()).collect();
+        shown.sort_unstable();
+        assert_eq!(shown, [0, 1, 3, 4]);
+        for index in shown {
+            let entity = view.entity(EntityId::new(index as u32, 0)).unwrap();
+            assert_eq!(entity.position_cm[0], index as f64);
+        }
+        assert_eq!(view.entity(EntityId::new(2, 0)), None);
     }
 
     #[test]

@@ -65,10 +65,17 @@ impl Rotation {
         is_coarse.then_some((self.yaw >> Self::COARSE_SHIFT) as u8)
     }
 
+    /// Yaw, pitch and roll, 4096 to the full turn.
+    #[must_use]
+    #[inline]
+    pub fn to_array(self) -> [u16; 3] {
+        [self.yaw, self.pitch, self.roll]
+    }
+
     /// Yaw, pitch and roll in degrees, 0 up to but not including 360.
     #[must_use]
     pub fn to_degrees(self) -> [f64; 3] {
-        [self.yaw, self.pitch, self.roll].map(|angle| f64::from(angle) * 360.0 / f64::from(1 << ANGLE_BITS))
+        self.to_array().map(|angle| f64::from(angle) * 360.0 / f64::from(1 << ANGLE_BITS))
     }
 
     /// Yaw in degrees, 0 up to but not including 360.
