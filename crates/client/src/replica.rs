@@ -711,6 +711,9 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::seq::SliceRandom;
+    use rand::{RngExt, SeedableRng};
+    use rand_pcg::Pcg32;
     use shadowland_wire::block::{BODY_MAX_BYTES, BodyPlan, Change, encode_body};
     use shadowland_wire::codec::Writer;
     use shadowland_wire::entity::{EntityState, EntityType};
@@ -795,6 +798,118 @@ mod tests {
         }
         assert_eq!(heard.0, [(100, 102, 10), (102, 105, 50), (102, 103, 50)]);
         assert_eq!(replica.entity(EntityId::new(7, 0)), Some(&record(50)));
+    }
+
+    /// A block of a page with these tombstones and complete records.
+    fn membership(
+        tick: u32,
+        page: PageId,
+        age: AgeCode,
+        tombstones: &[Tombstone],
+        records: &[EntityRecord],
+    ) -> Vec<u8> {
+        let mut bytes = snapshot(tick, [].into_iter());
+        let mut body = [0; BODY_MAX_BYTES];
+        let changes = &[Change { delta: EntityDelta::NONE, height: false, wide: false }; PAGE_SLOTS];
+        let enters = (1 << records.len()) - 1;
+        let plan = BodyPlan { tombstones, enters, updates: 0, changes, low_bits: 12 };
+        let length = encode_body(&plan, |slot| &records[slot], &mut body).unwrap();
+        let mut header = [0; 16];
+        let mut writer = Writer::new(&mut header);
+        BlockHeader { page, age }.encode(&mut writer, &mut CellId(0)).unwrap();
+        bytes.extend_from_slice(writer.written());
+        bytes.extend_from_slice(&body[..length]);
+        bytes
+    }
+
+    /// Walks a list, and checks that it is linked both ways.
+    fn list<T: Linked + Copy>(items: &[T], first: u32) -> Vec<u32> {
+        let (mut found, mut before, mut next) = (Vec::new(), NONE, first);
+        while let Some(item) = items.get(next as usize) {
+            let link = *item.clone().link();
+            assert_eq!(link.before, before, "{found:?} {next}");
+            found.push(next);
+            (before, next) = (next, link.after);
+            assert!(found.len() <= items.len(), "a circle");
+        }
+        found
+    }
+
+    fn check_lists(replica: &Replica) {
+        let mut members = Vec::new();
+        for &page in replica.by_page.values() {
+            let of_page = list(&replica.entities, replica.pages[page as usize].members);
+            assert!(of_page.iter().all(|&index| replica.entities[index as usize].owner == page));
+            members.extend(of_page);
+        }
+        members.sort_unstable();
+        assert_eq!(members, (0..replica.entities.len() as u32).collect::<Vec<_>>());
+        let mut pages = Vec::new();
+        for (&cell, &first) in &replica.by_cell {
+            let of_cell = list(&replica.pages, first);
+            assert!(!of_cell.is_empty());
+            assert!(of_cell.iter().all(|&page| replica.pages[page as usize].id.cell == cell));
+            pages.extend(of_cell);
+        }
+        pages.sort_unstable();
+        let mut known: Vec<u32> = replica.by_page.values().copied().collect();
+        known.sort_unstable();
+        assert_eq!(pages, known);
+        let mut lacking: Vec<u32> =
+            known.iter().copied().filter(|&page| replica.pages[page as usize].lacking_since != 0).collect();
+        assert!(lacking.iter().all(|&page| replica.pages[page as usize].applied == 0));
+        let mut listed = replica.lacking.clone();
+        listed.sort_unstable();
+        lacking.sort_unstable();
+        assert_eq!(lacking, listed);
+    }
+
+    #[test]
+    fn lists_hold_whoever_comes_goes_and_is_handed_over() {
+        let mut random = Pcg32::seed_from_u64(5);
+        let mut replica = Replica::new();
+        let (mut most, mut handed_over, mut lacked) = (0, 0, 0);
+        for tick in 10..6_000 {
+            let mut page =
+                || PageId { cell: CellId(random.random_range(0..4)), number: random.random_range(0..3) };
+            let (here, there) = (page(), page());
+            if random.random_ratio(1, 40) {
+                let close = Close { cell: here.cell, age: random.random_range(0..3) };
+                replica.apply_snapshot(&snapshot(tick, [close].into_iter()), &mut ()).unwrap();
+                check_lists(&replica);
+                continue;
+            }
+            let mut somebody: Vec<u32> = (0..60).collect();
+            somebody.shuffle(&mut random);
+            let records: Vec<EntityRecord> = somebody[..random.random_range(0..12)]
+                .iter()
+                .map(|&index| EntityRecord { id: EntityId::new(index, 0), ..record(tick as i32) })
+                .collect();
+            let tombstones: Vec<Tombstone> = somebody[20..random.random_range(20..26)]
+                .iter()
+                .map(|&index| Tombstone {
+                    id: EntityId::new(index, 0),
+                    age: random.random_range(0..2),
+                    destination: random.random_ratio(2, 3).then_some(there),
+                })
+                .collect();
+            let owners = |replica: &Replica| {
+                replica.entities.iter().map(|entity| (entity.record.id, entity.owner)).collect::<Vec<_>>()
+            };
+            let before = owners(&replica);
+            let age = if random.random_ratio(1, 6) { AgeCode::FULL } else { AgeCode::covering(4) };
+            let stones = if age == AgeCode::FULL { &[] } else { &tombstones[..] };
+            replica.apply_snapshot(&membership(tick, here, age, stones, &records), &mut ()).unwrap();
+            check_lists(&replica);
+            let moved = |(id, owner): &(EntityId, u32)| {
+                records.iter().all(|record| record.id != *id)
+                    && before.iter().any(|(same, before)| same == id && before != owner)
+            };
+            handed_over += owners(&replica).iter().filter(|owner| moved(owner)).count();
+            lacked += replica.resets().len();
+            most = most.max(replica.entities.len());
+        }
+        assert!(most > 30 && handed_over > 100 && lacked > 100, "{most} {handed_over} {lacked}");
     }
 
     #[test]
