@@ -4,9 +4,9 @@
 //! run of bytes:
 //!
 //! ```text
-//! row 7   |..|##|##|##|..|      a viewer's reach, row by row: first and last leaf
-//! row 6   |##|##|vv|##|##|      of each, found by binary search; a run is copied
-//! row 5   |..|##|##|##|..|      as it is
+//! row 7   |..|##|##|##|..|      a viewer's reach, row by row: a table tells for every
+//! row 6   |##|##|vv|##|##|      leaf where its bytes begin; a run is copied as it is
+//! row 5   |..|##|##|##|..|
 //! ```
 //!
 //! A viewer's **reach** follows the density: it is as long as it must be to have the nearest 40 in it, and as short
@@ -31,21 +31,29 @@ const FRESH_TICKS: Tick = 8;
 /// Poses that a reach should have in it by the density: the nearest 40 are meant to be among them, and the density
 /// is not the same all around.
 const WANTED: f64 = 64.0;
+/// With fewer a reach grows at once.
+const NEEDED: f64 = 52.0;
 /// A reach grows and shrinks by so many steps.
 const REACH_STEPS: u32 = 32;
 /// In units of [`REACH_STEPS`].
 const REACH_MAX: u16 = 128;
 const REACH_AT_FIRST: u16 = 32;
+/// So many empty leaves end a span. No reach is as long, so that a span more or less of a row makes no difference.
+const SPAN_GAP: u32 = 2 * ((REACH_MAX as u32 * REACH_STEPS) >> LEAF_BITS) + 2;
 /// Bytes of a block's header at most, where it is not the first.
 const HEADER_BYTES: usize = 1 + 5 + 5 + 1;
 
 /// The poses of all crowds in a frame.
 #[derive(Debug, Default)]
 pub(super) struct Poses {
+    /// What follows is that of the current frame.
+    encoded: bool,
     frame: Option<PoseFrame>,
     bodies: Vec<Body>,
-    /// With one more behind the last.
-    rows: Vec<RowOfLeaves>,
+    /// By row and column; nobody is outside of them.
+    spans: Vec<Span>,
+    /// Those of all spans, one behind the last leaf of each included.
+    marks: Vec<Mark>,
     bytes: Vec<u8>,
     /// Everybody who has a pose; scratch.
     order: Vec<Place>,
@@ -59,14 +67,25 @@ struct Body {
     column: i32,
     /// Where it starts.
     start: u32,
-    /// Poses in all bodies before it.
-    poses_before: u32,
 }
 
+/// A part of a row without large gaps.
 #[derive(Debug, Clone, Copy)]
-struct RowOfLeaves {
+struct Span {
     row: i32,
-    first: u32,
+    /// The first column, and one behind the last.
+    first: i32,
+    end: i32,
+    /// Where the marks of its leaves are.
+    marks: u32,
+}
+
+/// What stands before a leaf, in all leaves of all rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    bodies: u32,
+    bytes: u32,
+    poses: u32,
 }
 
 /// Where somebody stands: on the map, and in the pages.
@@ -108,12 +127,23 @@ impl Reach {
     }
 }
 
+impl Measure {
+    /// Poses within a reach, if all leaves are as dense as those that it touches.
+    fn inside(&self, reach: Reach) -> f64 {
+        let edge = f64::from(1 << LEAF_BITS);
+        let density = f64::from(self.poses) / (f64::from(self.leaves) * edge * edge);
+        density * std::f64::consts::PI * f64::from(reach.steps()).powi(2)
+    }
+}
+
 impl Poses {
     /// Forgets the frame before.
     pub(super) fn clear(&mut self) {
+        self.encoded = false;
         self.frame = None;
         self.bodies.clear();
-        self.rows.clear();
+        self.spans.clear();
+        self.marks.clear();
         self.bytes.clear();
     }
 
@@ -128,12 +158,14 @@ impl Poses {
         room: usize,
         writer: &mut Writer<'_>,
     ) -> Result<usize, Full> {
-        if self.rows.is_empty() {
+        if !self.encoded {
+            self.encoded = true;
             self.encode(frame);
         }
         let Some(pose_frame) = self.frame else { return Ok(0) };
-        reach.0 = reach.0.min((farthest / REACH_STEPS) as u16).min(REACH_MAX);
-        self.choose(around, reach, room.min(writer.remaining()), frame.tick());
+        let longest = (farthest / REACH_STEPS).min(REACH_MAX.into()) as u16;
+        reach.0 = reach.0.min(longest);
+        self.choose(around, reach, longest, room.min(writer.remaining()), frame.tick());
         let before = writer.remaining();
         let mut context = PoseContext::default();
         for run in &self.runs {
@@ -152,7 +184,7 @@ impl Poses {
     }
 
     /// Finds the runs of a reach that fits, and what the reach of the next tick is to be.
-    fn choose(&mut self, around: LatticePosition, reach: &mut Reach, room: usize, now: Tick) {
+    fn choose(&mut self, around: LatticePosition, reach: &mut Reach, longest: u16, room: usize, now: Tick) {
         let mut measure = self.measure(around, reach.steps());
         while measure.bytes > room && reach.0 > 0 {
             reach.0 -= (reach.0 / 8).max(1);
@@ -161,14 +193,30 @@ impl Poses {
         if measure.bytes > room {
             return self.choose_by_turns(room, now);
         }
-        let edge = f64::from(1 << LEAF_BITS);
-        let density = f64::from(measure.poses) / (f64::from(measure.leaves) * edge * edge);
-        let inside = density * std::f64::consts::PI * f64::from(reach.steps()).powi(2);
+        // Whoever has come to where fewer stand must not wait for the nearest until the reach has grown step by step.
         // Bytes grow as the square of the reach.
-        let growth = 2 * measure.bytes / usize::from(reach.0.max(1));
-        if inside < WANTED && measure.bytes + growth + HEADER_BYTES <= room {
+        let step = |reach: Reach| (reach.0 / 8).max(1).min(longest - reach.0);
+        let growth = |measure: &Measure, reach: Reach, by: u16| {
+            measure.bytes * usize::from(2 * by + by * by / reach.0.max(1)) / usize::from(reach.0.max(1))
+        };
+        while measure.inside(*reach) < NEEDED && reach.0 < longest {
+            let by = step(*reach);
+            if measure.bytes + growth(&measure, *reach, by) + HEADER_BYTES > room {
+                break;
+            }
+            reach.0 += by;
+            let longer = self.measure(around, reach.steps());
+            if longer.bytes > room {
+                reach.0 -= by;
+                measure = self.measure(around, reach.steps());
+                break;
+            }
+            measure = longer;
+        }
+        let fits = measure.bytes + growth(&measure, *reach, 1) + HEADER_BYTES <= room;
+        if measure.inside(*reach) < WANTED && fits {
             reach.0 += 1;
-        } else if inside > 1.25 * WANTED {
+        } else if measure.inside(*reach) > 1.25 * WANTED {
             reach.0 = reach.0.saturating_sub(1);
         }
     }
@@ -195,7 +243,7 @@ impl Poses {
         let leaf_of = |value: i64| (value >> LEAF_BITS) as i32;
         let (x, y) = (i64::from(around.x), i64::from(around.y));
         let (low, high) = (leaf_of(y - reach), leaf_of(y + reach));
-        let mut at = self.rows.partition_point(|row| row.row < low);
+        let mut at = self.spans.partition_point(|span| span.row < low);
         for row in low..=high {
             // The nearest point of the row.
             let nearest =
@@ -203,26 +251,23 @@ impl Poses {
             let half = ((reach * reach - (y - nearest) * (y - nearest)).max(0) as f64).sqrt() as i64;
             let (first, last) = (leaf_of(x - half), leaf_of(x + half));
             measure.leaves += (last - first) as u32 + 1;
-            let Some(found) = self.rows.get(at).filter(|found| found.row == row) else { continue };
-            at += 1;
-            let start = found.first as usize;
-            let bodies = &self.bodies[start..self.rows[at].first as usize];
-            let from = bodies.partition_point(|body| body.column < first);
-            let count = bodies[from..].iter().take_while(|body| body.column <= last).count();
-            if count == 0 {
-                continue;
+            while let Some(span) = self.spans.get(at).filter(|span| span.row == row) {
+                at += 1;
+                let mark = |column: i32| {
+                    self.marks
+                        [span.marks as usize + (column.clamp(span.first, span.end) - span.first) as usize]
+                };
+                let (from, to) = (mark(first), mark(last + 1));
+                let count = (to.bodies - from.bodies) as usize;
+                if count > 0 {
+                    measure.bytes +=
+                        (to.bytes - from.bytes) as usize + HEADER_BYTES * count.div_ceil(BODIES_PER_BLOCK);
+                    measure.poses += to.poses - from.poses;
+                    self.runs.push(Run { row, bodies: from.bodies as usize..to.bodies as usize });
+                }
             }
-            let run = start + from..start + from + count;
-            measure.bytes +=
-                self.start(run.end) - self.start(run.start) + HEADER_BYTES * count.div_ceil(BODIES_PER_BLOCK);
-            measure.poses += self.poses_before(run.end) - self.poses_before(run.start);
-            self.runs.push(Run { row, bodies: run });
         }
         measure
-    }
-
-    fn poses_before(&self, body: usize) -> u32 {
-        self.bodies.get(body).map_or(self.order.len() as u32, |body| body.poses_before)
     }
 
     /// Encodes everybody in a crowd who changed lately.
@@ -239,36 +284,51 @@ impl Poses {
         }
         // Who is where in the pages is the same for all, so this order is, too.
         self.order.sort_unstable_by_key(|place| (place.leaf, place.page, place.slot));
+        let order = std::mem::take(&mut self.order);
         let row_of = |place: &Place| frame.pages().page(place.page).row(place.slot.into());
-        if !self.order.is_empty() {
-            let pose_frame = PoseFrame::covering(self.order.iter().map(|place| &row_of(place).record));
+        if !order.is_empty() {
+            let pose_frame = PoseFrame::covering(order.iter().map(|place| &row_of(place).record));
             self.frame = Some(pose_frame);
-            let mut poses_before = 0;
-            let mut before = None;
-            for leaf in self.order.chunk_by(|a, b| a.leaf == b.leaf) {
+            let mut poses = 0;
+            for leaf in order.chunk_by(|a, b| a.leaf == b.leaf) {
+                let mark = Mark { bodies: self.bodies.len() as u32, bytes: self.bytes.len() as u32, poses };
+                let mut skip = self.mark(leaf[0].leaf, mark);
                 for places in leaf.chunks(POSES_PER_BODY) {
-                    let Leaf { row, column } = places[0].leaf;
-                    let skip = match before {
-                        Some(Leaf { row: same, column: before }) if same == row => column.abs_diff(before),
-                        _ => {
-                            self.rows.push(RowOfLeaves { row, first: self.bodies.len() as u32 });
-                            0
-                        }
-                    };
-                    before = Some(places[0].leaf);
                     let start = self.bytes.len();
-                    self.bodies.push(Body { column, start: start as u32, poses_before });
-                    poses_before += places.len() as u32;
+                    self.bodies.push(Body { column: leaf[0].leaf.column, start: start as u32 });
                     self.bytes.resize(start + BODY_MAX_BYTES, 0);
                     let poses = places.iter().map(row_of).map(|row| (&row.record, tells_condition(row, now)));
                     let length = pose_frame
                         .encode_body(skip, poses, &mut self.bytes[start..])
                         .expect("BODY_MAX_BYTES is computed from the largest possible body");
                     self.bytes.truncate(start + length);
+                    skip = 0;
                 }
+                poses += leaf.len() as u32;
             }
+            self.marks.push(Mark { bodies: self.bodies.len() as u32, bytes: self.bytes.len() as u32, poses });
         }
-        self.rows.push(RowOfLeaves { row: i32::MAX, first: self.bodies.len() as u32 });
+        self.order = order;
+    }
+
+    /// Notes what stands before the next leaf in order, and before the empty ones between it and the last in its span.
+    /// Tells how far it is behind that one; 0 if it is the first.
+    fn mark(&mut self, Leaf { row, column }: Leaf, mark: Mark) -> u32 {
+        let continued = |span: &&mut Span| span.row == row && column.abs_diff(span.end) < SPAN_GAP;
+        let Some(span) = self.spans.last_mut().filter(continued) else {
+            // Behind the last leaf of the span before.
+            if !self.spans.is_empty() {
+                self.marks.push(mark);
+            }
+            let marks = self.marks.len() as u32;
+            self.spans.push(Span { row, first: column, end: column + 1, marks });
+            self.marks.push(mark);
+            return 0;
+        };
+        let skip = column.abs_diff(span.end) + 1;
+        self.marks.extend((0..skip).map(|_| mark));
+        span.end = column + 1;
+        skip
     }
 }
 
@@ -351,6 +411,36 @@ mod tests {
             }
         }
         assert!((40..100).contains(&inside), "{inside}");
+    }
+
+    #[test]
+    fn a_reach_is_long_enough_at_once() {
+        let (_, frame) = crowd(400);
+        let (mut poses, mut short) = (Poses::default(), Reach(1));
+        let seen = written(&mut poses, &frame, &mut short, 600).len();
+        assert!(seen as f64 >= NEEDED, "{seen}");
+        // However little room there is, what does not fit is not taken.
+        let mut reach = Reach(1);
+        assert!(written(&mut poses, &frame, &mut reach, 150).len() < seen);
+    }
+
+    #[test]
+    fn marks_tell_what_stands_before_every_leaf() {
+        let mut poses = Poses::default();
+        let before = |bodies: u32| Mark { bodies, bytes: 10 * bodies, poses: 3 * bodies };
+        let leaves = [(-2, 5), (-2, 6), (-2, 9), (-2, 9 + SPAN_GAP as i32 + 1), (4, -3), (4, -1)];
+        let skips: Vec<u32> = (0..)
+            .zip(leaves)
+            .map(|(nth, (row, column))| poses.mark(Leaf { row, column }, before(nth)))
+            .collect();
+        poses.marks.push(before(6));
+        assert_eq!(skips, [0, 1, 3, 0, 0, 2]);
+        let marks_of = |span: usize| {
+            let Span { first, end, marks, .. } = poses.spans[span];
+            let marks = &poses.marks[marks as usize..][..(end - first) as usize + 1];
+            marks.iter().map(|mark| mark.bodies).collect::<Vec<_>>()
+        };
+        assert_eq!([0, 1, 2].map(marks_of), [vec![0, 1, 2, 2, 2, 3], vec![3, 4], vec![4, 5, 5, 6]]);
     }
 
     #[test]
