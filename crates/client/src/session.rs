@@ -476,7 +476,7 @@ struct Resets {
 
 impl Resets {
     /// Sends a request by `ask` for the pages that the replica lacks and that were not asked for lately, and
-    /// returns how many were sent. What `ask` refuses is tried again at the next call.
+    /// returns how many were sent. What `ask` refuses is tried again after [`RESETS_INTERVAL`].
     fn send(&mut self, now: Time, replica: &Replica, mut ask: impl FnMut(PageId) -> bool) -> u64 {
         self.next = None;
         if replica.resets().len() == 0 {
@@ -497,14 +497,16 @@ impl Resets {
                     self.asked.insert(page, now);
                     now + RESET_PAUSE
                 }
-                // Room is made by acknowledgements, and after each datagram this is called.
-                None => break,
+                // Room is made by acknowledgements.
+                None => now + RESETS_INTERVAL,
             };
             self.next = Some(self.next.map_or(due, |next| next.min(due)));
+            if due == now + RESETS_INTERVAL {
+                break;
+            }
         }
-        if sent > 0 {
-            self.resume = now + RESETS_INTERVAL;
-        }
+        // However many pages a server has its clients lack, they are not gone through for every datagram.
+        self.resume = now + RESETS_INTERVAL;
         sent
     }
 }
