@@ -98,6 +98,8 @@ pub(super) struct Shard {
     /// The last ticks, as the server had them.
     moments: VecDeque<Arc<Moment>>,
     inbox: Vec<(SocketAddr, Vec<u8>)>,
+    /// Buffers of datagrams that have arrived, to be used again.
+    spare: Vec<Vec<u8>>,
     /// The slots of a batch, as a worker's.
     received: Vec<Received>,
     outbox: Batch,
@@ -193,6 +195,7 @@ impl Shard {
             moments: VecDeque::new(),
             rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             inbox: Vec::new(),
+            spare: Vec::new(),
             received: vec![
                 Received {
                     from: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -239,7 +242,8 @@ impl Shard {
             });
         }
         let moments = self.watching.then_some(&self.moments);
-        self.clients.iter_mut().for_each(|client| client.turn(now, tick, still, moments));
+        let spare = &mut self.spare;
+        self.clients.iter_mut().for_each(|client| client.turn(now, tick, still, moments, spare));
         // What arrives at the server in this tick.
         for client in &mut self.clients {
             while let Some((_, datagram)) = client.up.pop_front_if(|(arrival, _)| *arrival <= tick) {
@@ -254,7 +258,7 @@ impl Shard {
 
     /// Puts what the hub sent on its way to the clients.
     fn deliver(&mut self) {
-        let Self { outbox, clients, client_of, traffic, tick, watching, .. } = self;
+        let Self { outbox, clients, client_of, traffic, tick, watching, spare, .. } = self;
         outbox.flush();
         let mut rest = &outbox.bytes[..];
         for &(len, to) in &outbox.left {
@@ -272,14 +276,14 @@ impl Shard {
             }
             // It was sent in the tick before this one.
             let arrival = *tick - 1 + client.down_ticks();
-            client.down.push_back((arrival, datagram.to_vec()));
+            client.down.push_back((arrival, copied(datagram, spare)));
         }
         outbox.left.clear();
         outbox.bytes.clear();
     }
 
     pub(super) fn receive(&mut self, now: Time) -> Span {
-        let Self { hub, inbox, received, outbox, .. } = self;
+        let Self { hub, inbox, received, outbox, spare, .. } = self;
         let mut span = Span::default();
         for batch in inbox.chunks(SLOTS) {
             // As from a socket: the kernel copies the datagrams into the same buffers again and again.
@@ -291,7 +295,7 @@ impl Shard {
             let mut slots = Slots(&mut received[..batch.len()]);
             span += measure(|| hub.receive_batch(now, &mut slots, outbox));
         }
-        inbox.clear();
+        spare.extend(inbox.drain(..).map(|(_, datagram)| datagram));
         span
     }
 
@@ -342,6 +346,14 @@ impl Shard {
     }
 }
 
+/// A copy in one of the spare buffers.
+fn copied(datagram: &[u8], spare: &mut Vec<Vec<u8>>) -> Vec<u8> {
+    let mut copy = spare.pop().unwrap_or_default();
+    copy.clear();
+    copy.extend_from_slice(datagram);
+    copy
+}
+
 impl Client {
     /// Ticks that a datagram takes from the server to it.
     fn down_ticks(&self) -> u64 {
@@ -349,13 +361,21 @@ impl Client {
     }
 
     /// Receives, acts and sends. `moments` are given while what it sees is watched.
-    fn turn(&mut self, now: Time, tick: u64, still: bool, moments: Option<&VecDeque<Arc<Moment>>>) {
+    fn turn(
+        &mut self,
+        now: Time,
+        tick: u64,
+        still: bool,
+        moments: Option<&VecDeque<Arc<Moment>>>,
+        spare: &mut Vec<Vec<u8>>,
+    ) {
         while let Some((_, mut datagram)) = self.down.pop_front_if(|(arrival, _)| *arrival <= tick) {
             // A dropped datagram is the session's own business.
             let _ = match &mut self.watch {
                 Some(watch) if moments.is_some() => self.session.handle_watched(now, &mut datagram, watch),
                 _ => self.session.handle(now, &mut datagram),
             };
+            spare.push(datagram);
         }
         // World and bench have the same ticks. Of a tick whose snapshot has not come by now nothing was learnt.
         let arrived = tick.saturating_sub(self.down_ticks());
@@ -373,7 +393,7 @@ impl Client {
         self.session.input(input);
         let mut buffer = [0; DATAGRAM_BYTES];
         while let Some(len) = self.session.poll_transmit(now, &mut buffer) {
-            self.up.push_back((tick + self.round_trip / 2, buffer[..len].to_vec()));
+            self.up.push_back((tick + self.round_trip / 2, copied(&buffer[..len], spare)));
         }
     }
 }
