@@ -34,6 +34,9 @@ pub struct PageHeader {
     /// Entities in all pages of the cell. Kept at page 0.
     pub(super) cell_members: u32,
     stone_count: u8,
+    /// Counts the pages that stood at this index before, modulo 256: who remembers where a page was knows by it whether
+    /// it is still there. A page stays for [`TOMBSTONE_TICKS`] at least.
+    pub generation: u8,
     /// Its cell is a crowd.
     pub crowded: bool,
 }
@@ -92,6 +95,7 @@ const FREE: PageHeader = PageHeader {
     floor: 0,
     cell_members: 0,
     stone_count: 0,
+    generation: 0,
     crowded: false,
 };
 
@@ -242,12 +246,14 @@ impl Pages {
             self.headers.len() as u32 - 1
         });
         debug_assert!(self.headers[index as usize].is_free());
-        self.headers[index as usize] = PageHeader { id, last_change: now, floor: now, ..FREE };
+        let header = &mut self.headers[index as usize];
+        *header = PageHeader { id, last_change: now, floor: now, generation: header.generation, ..FREE };
         index
     }
 
     pub(super) fn close(&mut self, index: u32) {
-        self.headers[index as usize] = FREE;
+        let header = &mut self.headers[index as usize];
+        *header = PageHeader { generation: header.generation.wrapping_add(1), ..FREE };
     }
 
     pub(super) fn set_crowded(&mut self, index: u32, crowded: bool) {

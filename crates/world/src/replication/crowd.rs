@@ -1,4 +1,4 @@
-//! Crowds, as a viewer sees them: how often each of their pages comes, and what is known to have arrived.
+//! Crowds, as a viewer sees them: how often each of their pages comes.
 //!
 //! The pages of a crowd go round: each has its turn once in a **period**, at a phase that is the same for all viewers.
 //! The more pages a viewer sees, the longer the period: these are the steps of detail.
@@ -56,68 +56,9 @@ impl CrowdDetail {
     }
 }
 
-/// The ticks of the last four seconds whose first packet the viewer is known to have applied.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct AppliedTicks {
-    newest: Tick,
-    /// Bit `n` of the whole stands for the tick `n` before the newest.
-    bits: [u64; 4],
-}
-
-impl AppliedTicks {
-    const LENGTH: Tick = 256;
-
-    pub(super) fn insert(&mut self, tick: Tick) {
-        if tick > self.newest {
-            self.shift(tick - self.newest);
-            self.newest = tick;
-        }
-        let age = self.newest - tick;
-        if age < Self::LENGTH {
-            self.bits[age as usize / 64] |= 1 << (age % 64);
-        }
-    }
-
-    pub(super) fn contains(&self, tick: Tick) -> bool {
-        let age = self.newest.wrapping_sub(tick);
-        age < Self::LENGTH && self.bits[age as usize / 64] & 1 << (age % 64) != 0
-    }
-
-    fn shift(&mut self, by: Tick) {
-        let (words, bits) = ((by / 64) as usize, by % 64);
-        let before = self.bits;
-        let word = |index: usize| before.get(index).copied().unwrap_or(0);
-        for (index, after) in self.bits.iter_mut().enumerate() {
-            let from = |back: usize| index.checked_sub(words + back).map_or(0, word);
-            *after = from(0) << bits | if bits > 0 { from(1) >> (64 - bits) } else { 0 };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn applied_ticks_are_a_set(steps in proptest::collection::vec((0u32..300, any::<bool>()), 1..100)) {
-            let (mut ticks, mut model, mut newest) = (AppliedTicks::default(), BTreeSet::new(), 0);
-            for (by, ahead) in steps {
-                let tick = if ahead { newest + by } else { u32::saturating_sub(newest, by) };
-                newest = newest.max(tick);
-                ticks.insert(tick);
-                model.insert(tick);
-            }
-            for tick in 0..=newest + 2 {
-                let expected = model.contains(&tick) && newest - tick < AppliedTicks::LENGTH;
-                prop_assert_eq!(ticks.contains(tick), expected, "{}", tick);
-            }
-        }
-    }
 
     #[test]
     fn the_more_pages_the_longer_the_period() {

@@ -8,7 +8,7 @@ use shadowland_wire::limits::{PAGE_SLOTS, PAGE_TOMBSTONES};
 
 use super::Frame;
 use super::poses::Poses;
-use super::subscriptions::{Moving, Wanted, most_entries};
+use super::subscriptions::{Moving, Wanted, most_entries, slack_steps};
 use super::viewer::Due;
 use crate::Tick;
 use crate::interest::{Layer, Page, Row};
@@ -33,12 +33,12 @@ pub struct Encoder {
     pub(super) poses: Poses,
     /// Pages that a viewer is about to get; scratch of [`super::Viewer::snapshot`], kept to be reused.
     pub(super) due: Vec<Due>,
-    /// Scratch of a viewer whose subscriptions change: the cells in its sight, its entries before and after, and
-    /// where each entry went.
+    /// How far a viewer may move before its subscriptions have to follow, in steps.
+    pub(super) slack_steps: u32,
+    /// Scratch of a viewer whose subscriptions change: the cells in its sight, its entries before and after.
     pub(super) wanted: Vec<Wanted>,
     pub(super) held: Vec<Moving>,
     pub(super) kept: Vec<Moving>,
-    pub(super) map: Vec<u16>,
     /// Entries of a viewer whose turn it is; scratch.
     pub(super) turns: Vec<u16>,
     stats: EncoderStats,
@@ -96,6 +96,7 @@ impl Encoder {
                 self.pages = pages.next_power_of_two();
                 self.entries.resize(self.pages * AgeCode::COUNT, Entry::default());
             }
+            self.slack_steps = slack_steps(frame);
             self.reserve(most_entries(frame));
         }
     }
@@ -109,7 +110,6 @@ impl Encoder {
         room(&mut self.wanted, entries);
         room(&mut self.held, entries);
         room(&mut self.kept, entries);
-        room(&mut self.map, entries);
         room(&mut self.turns, entries);
     }
 

@@ -1,4 +1,4 @@
-//! What was in the last packets, so that an acknowledgement can raise baselines.
+//! Which ticks a viewer is known to have applied, from the acknowledgements of the packets that showed them.
 
 use shadowland_prefetch::prefetch;
 
@@ -6,183 +6,227 @@ use crate::Tick;
 
 /// Packets that are remembered; older ones count as lost, which is always safe. An acknowledgement names the
 /// newest packet and 64 before it, so this covers a round trip of a second at 60 packets/s.
-const PACKETS: usize = 128;
-/// Pages that stand with their packet, so that a usual packet is one line of cache.
-const IN_PLACE: usize = 12;
-/// Pages of all remembered packets beyond those; when they run out, the oldest packets are forgotten.
-const OVERFLOW: usize = 2048;
+const PACKETS: u32 = 128;
 
-/// A page in a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Reference {
-    /// The subscription entry of the page; what is no index of one names a page that is out of sight.
-    pub(super) entry: u16,
-    /// Which life of the entry.
-    pub(super) life: u8,
-    /// The age of the block before it, which the viewer must have applied too; 0 = it builds on nothing that
-    /// is not known to be applied.
-    pub(super) relies_on_age: u8,
-}
-
-/// A packet that was sent.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(align(64))]
-pub(super) struct Packet {
-    /// Low bits of its sequence number.
-    sequence: u32,
-    /// The tick that it showed; 0 = no packet.
-    pub(super) tick: Tick,
-    /// Its first page in the overflow.
-    overflow: u32,
-    count: u16,
-    /// It is the first of its tick: it carried the owner's record and all closes that were pending.
-    pub(super) is_first: bool,
-    in_place: [Reference; IN_PLACE],
-}
-
-/// A ring of packets, each with the pages that it carried.
+/// The last packets, each with the tick that it showed. A tick is applied when all of its packets are: what was in
+/// which of them does not matter, and need not be remembered.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    packets: Box<[Packet; PACKETS]>,
-    overflow: Box<[Reference]>,
-    /// References ever written to the overflow; the ring index is its remainder.
-    written: u64,
-    /// The packet being written.
-    open: Packet,
+    applied: AppliedTicks,
+    /// Low bits of the sequence of the newest packet that showed a tick.
+    newest: u32,
+    /// Bit by sequence: the packet was acknowledged.
+    acknowledged: u128,
+    /// By sequence; 0 = it showed no tick.
+    ticks: [Tick; PACKETS as usize],
 }
 
 impl Ledger {
     pub(super) fn new() -> Self {
-        Self {
-            packets: Box::new([Packet::default(); PACKETS]),
-            overflow: vec![Reference::default(); OVERFLOW].into(),
-            written: 0,
-            open: Packet::default(),
-        }
+        Self { applied: AppliedTicks::default(), newest: 0, acknowledged: 0, ticks: [0; PACKETS as usize] }
     }
 
-    /// Starts another packet; one that was not sealed was never sent.
-    pub(super) fn open(&mut self) {
-        self.open.count = 0;
-        self.open.overflow = self.written as u32;
-    }
-
-    /// Notes that the packet being written carries a page.
+    /// The ticks that are known to be applied.
     #[inline]
-    pub(super) fn note(&mut self, reference: Reference) {
-        let place = usize::from(self.open.count);
-        self.open.count += 1;
-        if let Some(in_place) = self.open.in_place.get_mut(place) {
-            *in_place = reference;
-            return;
+    pub(super) fn applied(&self) -> &AppliedTicks {
+        &self.applied
+    }
+
+    /// A packet that shows a tick got its sequence.
+    #[inline]
+    pub(super) fn sent(&mut self, sequence: u64, tick: Tick) {
+        let sequence = sequence as u32;
+        // Those in between showed none.
+        let others = sequence.wrapping_sub(self.newest).wrapping_sub(1).min(PACKETS - 1);
+        for back in 1..=others {
+            *self.tick_mut(sequence.wrapping_sub(back)) = 0;
         }
-        self.overflow[self.written as usize % OVERFLOW] = reference;
-        self.written += 1;
+        *self.tick_mut(sequence) = tick;
+        self.acknowledged &= !bit(sequence);
+        self.newest = sequence;
     }
 
-    /// The packet being written got its sequence number.
-    pub(super) fn seal(&mut self, sequence: u64, tick: Tick, is_first: bool) {
-        self.packets[sequence as usize % PACKETS] =
-            Packet { sequence: sequence as u32, tick, is_first, ..self.open };
+    /// Something of a tick was not sent after all: the tick never counts as applied. To be called before anything is
+    /// sent of a later one.
+    pub(super) fn abandon(&mut self, tick: Tick) {
+        for back in 0..PACKETS {
+            let sequence = self.newest.wrapping_sub(back);
+            if self.tick(sequence) != tick {
+                return;
+            }
+            *self.tick_mut(sequence) = 0;
+        }
     }
 
-    /// Fetches into the cache what is known of a packet.
+    /// Fetches into the cache what [`Ledger::acknowledge`] looks at.
     #[inline]
     pub(super) fn prefetch(&self, sequence: u32) {
-        prefetch(&self.packets[sequence as usize % PACKETS]);
+        prefetch(&self.ticks[place(sequence)]);
     }
 
-    /// Takes out a packet, named by the low bits of its sequence, that was acknowledged, if it is still remembered.
-    pub(super) fn take(&mut self, sequence: u32) -> Option<Packet> {
-        let packet = &mut self.packets[sequence as usize % PACKETS];
-        if packet.tick == 0 || packet.sequence != sequence {
+    /// A packet, named by the low bits of its sequence, was acknowledged. Gives its tick if that is applied now.
+    pub(super) fn acknowledge(&mut self, sequence: u32) -> Option<Tick> {
+        let age = self.newest.wrapping_sub(sequence);
+        let tick = self.tick(sequence);
+        if age >= PACKETS || tick == 0 || self.acknowledged & bit(sequence) != 0 {
             return None;
         }
-        let taken = *packet;
-        packet.tick = 0;
-        let overwritten = (self.written as u32).wrapping_sub(taken.overflow) as usize > OVERFLOW;
-        (usize::from(taken.count) <= IN_PLACE || !overwritten).then_some(taken)
-    }
-
-    /// The pages that a packet carried.
-    #[inline]
-    pub(super) fn references<'a>(&'a self, packet: &'a Packet) -> impl Iterator<Item = Reference> + 'a {
-        let count = usize::from(packet.count);
-        let beyond = (0..count.saturating_sub(IN_PLACE) as u32)
-            .map(|index| self.overflow[packet.overflow.wrapping_add(index) as usize % OVERFLOW]);
-        packet.in_place[..count.min(IN_PLACE)].iter().copied().chain(beyond)
-    }
-
-    /// Entries have changed their places.
-    pub(super) fn follow(&mut self, place_of: impl Fn(u16) -> u16) {
-        let moved = |reference: &mut Reference| {
-            // Stale references may name places that no longer exist.
-            reference.entry = place_of(reference.entry);
-        };
-        for packet in self.packets.iter_mut().filter(|packet| packet.tick != 0) {
-            let count = usize::from(packet.count).min(IN_PLACE);
-            packet.in_place[..count].iter_mut().for_each(moved);
+        self.acknowledged |= bit(sequence);
+        let of_tick = |back: &u32| self.tick(self.newest.wrapping_sub(*back)) == tick;
+        let oldest = (age..PACKETS).take_while(of_tick).last()?;
+        let newest = (0..=age).rev().take_while(of_tick).last()?;
+        let is_open = |back| self.acknowledged & bit(self.newest.wrapping_sub(back)) == 0;
+        // Whether all packets of the tick are remembered is only known if one before them is.
+        if oldest == PACKETS - 1 || (newest..=oldest).any(is_open) {
+            return None;
         }
-        let written = self.written.min(OVERFLOW as u64) as usize;
-        self.overflow[..written].iter_mut().for_each(moved);
+        self.applied.insert(tick);
+        Some(tick)
+    }
+
+    fn tick(&self, sequence: u32) -> Tick {
+        self.ticks[place(sequence)]
+    }
+
+    fn tick_mut(&mut self, sequence: u32) -> &mut Tick {
+        &mut self.ticks[place(sequence)]
+    }
+}
+
+fn place(sequence: u32) -> usize {
+    (sequence % PACKETS) as usize
+}
+
+fn bit(sequence: u32) -> u128 {
+    1 << (sequence % PACKETS)
+}
+
+/// The ticks of the last four seconds that the viewer is known to have applied.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AppliedTicks {
+    newest: Tick,
+    /// Bit `n` of the whole stands for the tick `n` before the newest.
+    bits: [u64; 4],
+}
+
+impl AppliedTicks {
+    const LENGTH: Tick = 256;
+
+    fn insert(&mut self, tick: Tick) {
+        if tick > self.newest {
+            self.shift(tick - self.newest);
+            self.newest = tick;
+        }
+        let age = self.newest - tick;
+        if age < Self::LENGTH {
+            self.bits[age as usize / 64] |= 1 << (age % 64);
+        }
+    }
+
+    pub(super) fn contains(&self, tick: Tick) -> bool {
+        let age = self.newest.wrapping_sub(tick);
+        age < Self::LENGTH && self.bits[age as usize / 64] & 1 << (age % 64) != 0
+    }
+
+    /// Bit `i`: `tick - i` is in it.
+    #[inline]
+    pub(super) fn up_to(&self, tick: Tick) -> u16 {
+        if tick >= self.newest {
+            return (self.bits[0] as u16).checked_shl(tick - self.newest).unwrap_or(0);
+        }
+        let age = self.newest - tick;
+        let (word, bit) = ((age / 64) as usize, age % 64);
+        let of = |word: usize| self.bits.get(word).copied().unwrap_or(0);
+        // Two steps: a shift by 64 is none.
+        (of(word) >> bit | of(word + 1) << 1 << (63 - bit)) as u16
+    }
+
+    fn shift(&mut self, by: Tick) {
+        let (words, bits) = ((by / 64) as usize, by % 64);
+        let before = self.bits;
+        let word = |index: usize| before.get(index).copied().unwrap_or(0);
+        for (index, after) in self.bits.iter_mut().enumerate() {
+            let from = |back: usize| index.checked_sub(words + back).map_or(0, word);
+            *after = from(0) << bits | if bits > 0 { from(1) >> (64 - bits) } else { 0 };
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn reference(entry: u16) -> Reference {
-        Reference { entry, life: 0, relies_on_age: 0 }
+    proptest! {
+        #[test]
+        fn applied_ticks_are_a_set(steps in proptest::collection::vec((0u32..300, any::<bool>()), 1..100)) {
+            let (mut ticks, mut model, mut newest) = (AppliedTicks::default(), BTreeSet::new(), 0);
+            for (by, ahead) in steps {
+                let tick = if ahead { newest + by } else { u32::saturating_sub(newest, by) };
+                newest = newest.max(tick);
+                ticks.insert(tick);
+                model.insert(tick);
+            }
+            for tick in 0..=newest + 2 {
+                let expected = model.contains(&tick) && newest - tick < AppliedTicks::LENGTH;
+                prop_assert_eq!(ticks.contains(tick), expected, "{}", tick);
+                let up_to = (0..16).filter(|back| tick >= *back && ticks.contains(tick - back));
+                let up_to = up_to.fold(0, |bits, back| bits | 1 << back);
+                prop_assert_eq!(ticks.up_to(tick), up_to, "{}", tick);
+            }
+        }
     }
 
     #[test]
-    fn packets_give_their_pages_back_once() {
+    fn a_tick_is_applied_when_its_packets_are_acknowledged() {
         let mut ledger = Ledger::new();
-        ledger.open();
-        ledger.note(reference(3));
-        ledger.note(reference(5));
-        ledger.seal(10, 7, true);
-        ledger.open();
-        ledger.seal(11, 7, false);
-        let packet = ledger.take(10).unwrap();
-        assert_eq!((packet.tick, packet.is_first), (7, true));
-        assert_eq!(ledger.references(&packet).collect::<Vec<_>>(), [reference(3), reference(5)]);
-        assert!(ledger.take(10).is_none() && ledger.take(12).is_none());
-        assert_eq!(ledger.take(11).map(|packet| packet.count), Some(0));
+        ledger.sent(10, 7);
+        // Sequences 11 and 12 are of packets that show nothing.
+        ledger.sent(13, 8);
+        assert_eq!(ledger.acknowledge(11), None);
+        assert_eq!(ledger.acknowledge(13), Some(8));
+        assert_eq!(ledger.acknowledge(10), Some(7));
+        assert_eq!(ledger.acknowledge(10), None, "only once");
+        assert_eq!(ledger.acknowledge(14), None, "it was not sent yet");
+        let applied = [6, 7, 8, 9].map(|tick| ledger.applied().contains(tick));
+        assert_eq!(applied, [false, true, true, false]);
     }
 
     #[test]
-    fn what_was_overwritten_is_lost() {
-        let mut ledger = Ledger::new();
-        let send = |ledger: &mut Ledger, sequence, pages| {
-            ledger.open();
-            (0..pages).for_each(|page| ledger.note(reference(page)));
-            ledger.seal(sequence, 1, false);
-        };
-        send(&mut ledger, 1, 20);
-        send(&mut ledger, 2, 5);
-        let pages =
-            |ledger: &Ledger, packet| ledger.references(&packet).map(|page| page.entry).collect::<Vec<_>>();
-        send(&mut ledger, 3, (OVERFLOW + IN_PLACE) as u16 - 8);
-        assert_eq!(ledger.take(1).map(|packet| pages(&ledger, packet)), Some((0..20).collect()));
-        send(&mut ledger, 4, 21);
-        assert!(ledger.take(3).is_none(), "its pages are overwritten");
-        assert_eq!(ledger.take(2).map(|packet| pages(&ledger, packet)), Some((0..5).collect()));
-        send(&mut ledger, 4 + PACKETS as u64, 1);
-        assert!(ledger.take(4).is_none(), "its place is taken");
+    fn a_tick_of_several_packets_needs_all_of_them() {
+        for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+            let mut ledger = Ledger::new();
+            (1..=3).for_each(|sequence| ledger.sent(sequence, 5));
+            ledger.sent(4, 6);
+            let told = order.map(|sequence| ledger.acknowledge(sequence));
+            assert_eq!(told, [None, None, Some(5)], "{order:?}");
+        }
     }
 
     #[test]
-    fn references_follow_their_entries() {
+    fn what_was_forgotten_or_abandoned_is_never_applied() {
         let mut ledger = Ledger::new();
-        ledger.open();
-        (0..30).for_each(|page| ledger.note(reference(page)));
-        ledger.seal(1, 1, false);
-        ledger.follow(|entry| if entry < 15 { u16::MAX } else { entry - 15 });
-        let packet = ledger.take(1).unwrap();
-        let pages: Vec<u16> = ledger.references(&packet).map(|page| page.entry).collect();
-        assert_eq!(pages[..15], [u16::MAX; 15]);
-        assert_eq!(pages[15..], (0..15).collect::<Vec<u16>>());
+        let last = u64::from(PACKETS);
+        (1..=last + 1).for_each(|sequence| ledger.sent(sequence, 1 + (sequence / 2) as Tick));
+        assert_eq!(ledger.acknowledge(1), None, "its place is taken");
+        assert_eq!(ledger.acknowledge(3), None);
+        assert_eq!(
+            ledger.acknowledge(2),
+            None,
+            "the first of those that are left may have had one before it"
+        );
+        ledger.sent(last + 2, 100);
+        ledger.sent(last + 3, 100);
+        ledger.abandon(100);
+        ledger.abandon(101);
+        assert_eq!(ledger.acknowledge(last as u32 + 2), None);
+        assert_eq!(ledger.acknowledge(last as u32 + 3), None);
+        assert_eq!(
+            [0, 1].map(|more| ledger.acknowledge(last as u32 + more)),
+            [None, Some(1 + last as Tick / 2)]
+        );
     }
 }

@@ -1,13 +1,15 @@
 //! Which pages a viewer gets, and what it has applied of them.
 
+use std::ops::Range;
+
 use shadowland_prefetch::prefetch;
-use shadowland_wire::block::{AgeCode, CellId, PageId};
+use shadowland_wire::block::{CellId, PageId};
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::{CLIENT_ENTITIES, CLIENT_PAGES, CLOSES_PER_SNAPSHOT, PAGE_SLOTS};
 use shadowland_wire::message::server::Close;
 
-use super::crowd::{AppliedTicks, CrowdDetail, WAITING_PAGES};
-use super::ledger::{Ledger, Reference};
+use super::crowd::{CrowdDetail, WAITING_PAGES};
+use super::ledger::AppliedTicks;
 use super::viewer::Due;
 use super::{Encoder, Frame};
 use crate::Tick;
@@ -21,44 +23,59 @@ const HYSTERESIS_PER_EDGE: f64 = 1.0 / 16.0;
 /// Entries that a viewer can have: pages of as many entities as a client keeps. What has no entry is not seen.
 const MAX_ENTRIES: usize = CLIENT_ENTITIES / PAGE_SLOTS;
 
-const _: () = assert!(MAX_ENTRIES < CLIENT_PAGES && MAX_ENTRIES < NEW as usize);
+const _: () = assert!(MAX_ENTRIES < CLIENT_PAGES && MAX_ENTRIES < u16::MAX as usize);
 
-/// What the viewer has of one page: the part that is looked at whenever the page has its turn. Every cell that
-/// the viewer sees has at least the entry of page 0.
+/// What the viewer has of one page: the part that is looked at whenever the page has its turn, of ten thousand
+/// viewers' entries from memory. Every cell that the viewer sees has at least the entry of page 0.
+///
+/// Which blocks have arrived is known by tick ([`AppliedTicks`]), and what an entry keeps is when it was sent:
+///
+/// ```text
+///                       sent - 3  sent - 2  sent - 1   sent
+/// blocks that were sent     R ◀────── b ◀────────────── b      chain = 0b1101; R relies on the baseline alone
+/// ticks that were applied   x                           x      the one between is missing: the baseline is sent - 3
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
-    pub(super) page: PageId,
     /// Where the page was in the last frame.
     page_index: u32,
     /// The tick up to which the viewer is known to have applied the page; 0 = nothing.
     pub(super) baseline: Tick,
     /// The tick of the last block that was sent; 0 = none.
     pub(super) sent: Tick,
-    /// Counts what this entry was used for: packets that name another life of it are not about this page.
-    life: u8,
+    /// Bit `i`: a block was sent `i` ticks before `sent` that relies on the one of the next higher bit. The
+    /// highest one relies on none; 0 = there is no such block.
+    chain: u16,
+    /// A block that relied on none was sent so many ticks before `sent`, and is watched until it is known to have
+    /// arrived: where answers take longer than `chain` reaches, it is what raises the baseline.
+    probe_age: u8,
+    /// That of the page at `page_index`, when it was found there.
+    generation: u8,
     /// Updates come every tick.
-    pub(super) near: bool,
+    near: bool,
     /// Nothing may be sent in the tick in which the cell was closed.
     held: bool,
     /// A block is due that did not fit.
     pub(super) waiting: bool,
-    /// A block on which others relied is missing: the next one starts from the baseline.
+    /// The last block, complete or after one that is missing, is none that others may rely on.
     pub(super) broken: bool,
     /// Its cell is a crowd: its turns are those of the crowds.
-    pub(super) crowded: bool,
-    /// The last block was sent on such a turn, in the first packet of its tick, and relied on no other.
-    sent_in_crowd: bool,
+    crowded: bool,
     /// The cell has another page behind it.
     has_next: bool,
 }
 
+const _: () = assert!(size_of::<Entry>() == 24, "what all viewers hold of a page is looked at in every tick");
+
+/// As an age: no block is watched.
+const NO_PROBE: u8 = u8::MAX;
+
 /// The part of an entry that is rarely looked at.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Detail {
+    page: PageId,
     /// Since when a block waits; 0 = none does.
     waiting_since: Tick,
-    /// The tick of the last block that relied on no other.
-    restarted: Tick,
     /// The tick in which it was held.
     held_at: Tick,
     /// The square of the cell's distance when subscriptions were computed, in steps.
@@ -85,11 +102,7 @@ struct PendingClose {
 pub(super) struct Moving {
     entry: Entry,
     detail: Detail,
-    /// Its index before; `NEW` if it had none.
-    before: u16,
 }
-
-const NEW: u16 = u16::MAX;
 
 /// The subscriptions of one viewer.
 #[derive(Debug)]
@@ -97,17 +110,17 @@ pub(super) struct Subscriptions {
     /// Those that are near, then the distant ones and last those of crowds by the phase of their turns, each by page:
     /// what has its turn in the same tick lies together.
     entries: Vec<Entry>,
-    details: Vec<Detail>,
     near_end: u16,
-    /// Where the distant entries of each phase end; the first begin where the near ones end.
-    ends: Vec<u16>,
-    /// The same for the entries of crowds, which begin where the distant ones end.
-    crowd_ends: Vec<u16>,
+    /// The distant entries whose turn comes in the next tick.
+    next_distant: Range<u16>,
     crowd_detail: CrowdDetail,
     /// The tick up to which crowds had their turns.
     crowds_turned: Tick,
-    /// The ticks whose first packet was applied.
-    applied_ticks: AppliedTicks,
+    /// Where the distant entries of each phase end; the first begin where the near ones end.
+    ends: Vec<u16>,
+    details: Vec<Detail>,
+    /// As `ends`, for the entries of crowds, which begin where the distant ones end.
+    crowd_ends: Vec<u16>,
     /// The cells of all entries, in order, and whether they are near.
     seen: Vec<(CellId, bool)>,
     /// A page was seen that has no entry yet.
@@ -132,29 +145,50 @@ pub(super) fn most_entries(frame: &Frame) -> usize {
 }
 
 impl Entry {
-    fn new(page: PageId, near: bool) -> Self {
+    fn new(near: bool) -> Self {
         Self {
-            page,
             page_index: NO_PAGE,
             baseline: 0,
             sent: 0,
-            life: 0,
+            chain: 0,
+            probe_age: NO_PROBE,
+            generation: 0,
             near,
             held: false,
             waiting: false,
             broken: false,
             crowded: false,
-            sent_in_crowd: false,
             has_next: false,
         }
     }
 
-    /// Raises the baseline if what was sent on a crowd's turn has been applied.
+    /// Raises the baseline to the newest block that is known to have arrived with all that it relies on.
     #[inline]
     pub(super) fn settle(&mut self, applied: &AppliedTicks) {
-        if self.sent_in_crowd && applied.contains(self.sent) {
-            self.baseline = self.baseline.max(self.sent);
+        if self.chain != 0 {
+            let arrived = self.chain & applied.up_to(self.sent);
+            // What is newer than the oldest missing one does not count.
+            let newer_than_missing =
+                u16::MAX.checked_shr((self.chain & !arrived).leading_zeros()).unwrap_or(0);
+            let counts = arrived & !newer_than_missing;
+            if counts != 0 {
+                self.baseline = self.baseline.max(self.sent - counts.trailing_zeros());
+            }
+            self.broken |= arrived != counts;
         }
+        if self.probe_age != NO_PROBE {
+            let probe = self.sent - Tick::from(self.probe_age);
+            if probe <= self.baseline || applied.contains(probe) {
+                self.baseline = self.baseline.max(probe);
+                self.probe_age = NO_PROBE;
+            }
+        }
+    }
+
+    /// The header of its page, if that is still where it was in the last frame.
+    #[inline]
+    fn header<'f>(&self, frame: &'f Frame) -> Option<&'f PageHeader> {
+        frame.pages().header(self.page_index).filter(|header| header.generation == self.generation)
     }
 
     /// The tick from which the next block can start: the last one that was sent, if it may be relied on though
@@ -169,6 +203,33 @@ impl Entry {
             && now - confirmed <= patience.min(super::encoder::OPTIMISTIC_TICKS);
         if optimistic { self.sent } else { confirmed }
     }
+
+    /// Notes that a block is sent now, complete or not, which relies on the last one or on none.
+    #[inline]
+    fn note_sent(&mut self, now: Tick, complete: bool, relies: bool) {
+        let since = now - self.sent;
+        let aged = Tick::from(self.probe_age) + since;
+        self.probe_age =
+            if self.probe_age == NO_PROBE || aged >= NO_PROBE.into() { NO_PROBE } else { aged as u8 };
+        if relies {
+            self.chain = self.chain.checked_shl(since).unwrap_or(0) | 1;
+        } else {
+            self.chain = 1;
+            if self.probe_age == NO_PROBE {
+                self.probe_age = 0;
+            }
+            // A complete block that comes late is superseded by anything newer, so nothing may rely on it.
+            self.broken = complete;
+        }
+        self.sent = now;
+        self.waiting = false;
+    }
+}
+
+impl Detail {
+    fn new(page: PageId, squared_distance: f32) -> Self {
+        Self { page, waiting_since: 0, held_at: 0, squared_distance, cell_was_sent: false }
+    }
 }
 
 impl Subscriptions {
@@ -176,13 +237,13 @@ impl Subscriptions {
     pub(super) fn new() -> Self {
         Self {
             entries: Vec::new(),
-            details: Vec::new(),
             near_end: 0,
-            ends: Vec::new(),
-            crowd_ends: Vec::new(),
+            next_distant: 0..0,
             crowd_detail: CrowdDetail::Full,
             crowds_turned: 0,
-            applied_ticks: AppliedTicks::default(),
+            ends: Vec::new(),
+            details: Vec::new(),
+            crowd_ends: Vec::new(),
             seen: Vec::new(),
             incomplete: false,
             closed_in_turn: false,
@@ -204,13 +265,6 @@ impl Subscriptions {
         self.crowd_detail
     }
 
-    /// The first packet of a tick has been applied.
-    pub(super) fn tick_applied(&mut self, tick: Tick) {
-        if self.crowd_detail != CrowdDetail::Full {
-            self.applied_ticks.insert(tick);
-        }
-    }
-
     fn entry(&self, index: u16) -> &Entry {
         &self.entries[usize::from(index)]
     }
@@ -220,7 +274,7 @@ impl Subscriptions {
     }
 
     pub(super) fn cells(&self) -> impl Iterator<Item = CellId> + '_ {
-        self.entries.iter().map(|entry| entry.page).filter(|page| page.number == 0).map(|page| page.cell)
+        self.details.iter().map(|detail| detail.page).filter(|page| page.number == 0).map(|page| page.cell)
     }
 
     pub(super) fn closes(&self, now: Tick) -> impl ExactSizeIterator<Item = Close> + '_ {
@@ -233,32 +287,29 @@ impl Subscriptions {
             true => self.details[usize::from(index)].waiting_since,
             false => Tick::MAX,
         };
-        let distance = |index: u16| self.details[usize::from(index)].squared_distance;
-        let nearest = distance(a).total_cmp(&distance(b));
-        since(a).cmp(&since(b)).then(nearest).then(self.entry(a).page.cmp(&self.entry(b).page))
+        let [of_a, of_b] = [a, b].map(|index| &self.details[usize::from(index)]);
+        let nearest = of_a.squared_distance.total_cmp(&of_b.squared_distance);
+        since(a).cmp(&since(b)).then(nearest).then(of_a.page.cmp(&of_b.page))
     }
 
     /// Follows the viewer: adds the cells that came into its sight, closes those that left it, and adds the pages
-    /// that were seen behind others. Entries change their places then, and the ledger follows.
+    /// that were seen behind others. Entries change their places then.
     pub(super) fn follow(
         &mut self,
         frame: &Frame,
         position: LatticePosition,
         private: Option<CellId>,
+        applied: &AppliedTicks,
         scratch: &mut Encoder,
-        ledger: &mut Ledger,
     ) {
-        let layers = frame.layers().all();
-        let slack = layers.iter().map(slack_of).fold(f64::INFINITY, f64::min);
-        // The largest difference on an axis is at least 1 / sqrt(3) of the distance.
-        let moved = |anchor: LatticePosition| f64::from(anchor.max_axis_distance(position)) * 1.8 > slack;
+        let moved = |anchor: LatticePosition| anchor.max_axis_distance(position) > scratch.slack_steps;
         let used_layers = frame.used_layer_bits();
         let moved =
             self.anchor.is_none_or(moved) || used_layers != self.used_layers || private != self.private;
         if !moved && !self.incomplete {
             return;
         }
-        let Encoder { wanted, held, kept, map, .. } = scratch;
+        let Encoder { wanted, held, kept, .. } = scratch;
         if moved {
             wanted.clear();
             for layer in frame.used_layers() {
@@ -280,14 +331,9 @@ impl Subscriptions {
             }
         }
         held.clear();
-        held.extend(
-            (0..).zip(self.entries.iter().zip(&self.details)).map(|(before, (&entry, &detail))| Moving {
-                entry,
-                detail,
-                before,
-            }),
-        );
-        held.sort_unstable_by_key(|moving| moving.entry.page);
+        let both = self.entries.iter().zip(&self.details);
+        held.extend(both.map(|(&entry, &detail)| Moving { entry, detail }));
+        held.sort_unstable_by_key(|moving| moving.detail.page);
         if moved {
             (self.used_layers, self.private) = (used_layers, private);
             let complete = self.merge(frame, position, wanted, held, kept);
@@ -298,12 +344,9 @@ impl Subscriptions {
         }
         add_pages_behind(frame, kept);
         self.seen.clear();
-        let first_pages = kept.iter().map(|moving| &moving.entry).filter(|entry| entry.page.number == 0);
-        self.seen.extend(first_pages.map(|entry| (entry.page.cell, entry.near)));
-        map.clear();
-        map.resize(self.entries.len(), NEW);
-        self.arrange(frame, kept, map);
-        ledger.follow(|entry| map.get(usize::from(entry)).copied().unwrap_or(NEW));
+        let first_pages = kept.iter().filter(|moving| moving.detail.page.number == 0);
+        self.seen.extend(first_pages.map(|moving| (moving.detail.page.cell, moving.entry.near)));
+        self.arrange(frame, kept, applied);
     }
 
     /// Whether [`Subscriptions::merge`] would change nothing but distances.
@@ -334,13 +377,13 @@ impl Subscriptions {
         let mut wanted = wanted.iter().peekable();
         let mut rest = held;
         loop {
-            let first = rest.first().map(|moving| moving.entry.page.cell);
+            let first = rest.first().map(|moving| moving.detail.page.cell);
             let cell = match (first, wanted.peek().map(|want| want.cell)) {
                 (None, None) => return complete,
                 (Some(held), Some(want)) => held.min(want),
                 (Some(cell), None) | (None, Some(cell)) => cell,
             };
-            let count = rest.iter().take_while(|moving| moving.entry.page.cell == cell).count();
+            let count = rest.iter().take_while(|moving| moving.detail.page.cell == cell).count();
             let (pages, behind) = rest.split_at_mut(count);
             rest = behind;
             let layer = frame.layers().of_cell(cell);
@@ -354,9 +397,8 @@ impl Subscriptions {
             complete &= stays;
             let near = is_near(frame, layer, squared);
             if pages.is_empty() && kept.len() < MAX_ENTRIES {
-                let detail = Detail { squared_distance: squared as f32, ..Detail::default() };
-                let entry = Entry::new(PageId { cell, number: 0 }, near);
-                kept.push(Moving { entry, detail, before: NEW });
+                let detail = Detail::new(PageId { cell, number: 0 }, squared as f32);
+                kept.push(Moving { entry: Entry::new(near), detail });
             }
             for moving in pages {
                 moving.entry.near = near;
@@ -366,21 +408,23 @@ impl Subscriptions {
         }
     }
 
-    /// Puts the entries in the order of their turns, and notes in `map` where each went.
-    fn arrange(&mut self, frame: &Frame, kept: &mut [Moving], map: &mut [u16]) {
-        for Moving { entry, .. } in kept.iter_mut() {
-            entry.settle(&self.applied_ticks);
-            let header = frame.pages().header(entry.page_index).filter(|header| header.id == entry.page);
-            entry.crowded = header.map_or(entry.crowded, |header| header.crowded);
+    /// Puts the entries in the order of their turns.
+    fn arrange(&mut self, frame: &Frame, kept: &mut [Moving], applied: &AppliedTicks) {
+        for Moving { entry, detail } in kept.iter_mut() {
+            entry.settle(applied);
+            entry.crowded = entry
+                .header(frame)
+                .filter(|header| header.id == detail.page)
+                .map_or(entry.crowded, |header| header.crowded);
         }
         self.crowd_detail = CrowdDetail::of(kept.iter().filter(|moving| moving.entry.crowded).count());
         let (distant, crowds) = (frame.distant_period(), self.crowd_detail.period());
         let group = |moving: &Moving| match moving.entry {
-            Entry { crowded: true, page, .. } => 1 + distant + phase_in_crowds(page, crowds),
+            Entry { crowded: true, .. } => 1 + distant + phase_in_crowds(moving.detail.page, crowds),
             Entry { near: true, .. } => 0,
-            Entry { page, .. } => 1 + frame.phase(page),
+            Entry { .. } => 1 + frame.phase(moving.detail.page),
         };
-        kept.sort_unstable_by_key(|moving| (group(moving), moving.entry.page));
+        kept.sort_unstable_by_key(|moving| (group(moving), moving.detail.page));
         let end_of = |last: u32| kept.partition_point(|moving| group(moving) <= last) as u16;
         self.near_end = end_of(0);
         self.ends.clear();
@@ -400,9 +444,6 @@ impl Subscriptions {
         for (index, moving) in (0..).zip(kept.iter()) {
             self.entries.push(moving.entry);
             self.details.push(moving.detail);
-            if moving.before != NEW {
-                map[usize::from(moving.before)] = index;
-            }
             if moving.entry.waiting {
                 self.waiting.push(index);
             }
@@ -410,24 +451,17 @@ impl Subscriptions {
         self.incomplete = false;
     }
 
-    /// Fetches into the cache the entries that have their turn in a tick.
+    /// Fetches into the cache the entries that have their turn in the next tick.
     #[inline]
-    pub(super) fn prefetch(&self, tick: Tick) {
+    pub(super) fn prefetch(&self) {
         prefetch(&self.entries[..usize::from(self.near_end)]);
-        prefetch(self.in_phase(&self.ends, self.near_end, tick));
-        let crowds = self.ends.last().copied().unwrap_or(self.near_end);
-        prefetch(self.in_phase(&self.crowd_ends, crowds, self.crowds_turned + 1));
-    }
-
-    /// The entries that have their turn in a tick, of those from `start` on whose phases end at `ends`.
-    fn in_phase(&self, ends: &[u16], start: u16, tick: Tick) -> &[Entry] {
-        if ends.is_empty() {
-            return &[];
+        prefetch(&self.entries[usize::from(self.next_distant.start)..usize::from(self.next_distant.end)]);
+        prefetch(&self.ends[..]);
+        if self.crowd_detail != CrowdDetail::Full {
+            let crowds = self.ends.last().copied().unwrap_or(self.near_end);
+            let next = in_phase(&self.crowd_ends, crowds, self.crowds_turned + 1);
+            prefetch(&self.entries[usize::from(next.start)..usize::from(next.end)]);
         }
-        // The phase whose turn it is: `(tick + phase) % period == 0`.
-        let phase = (ends.len() - tick as usize % ends.len()) % ends.len();
-        let start = phase.checked_sub(1).map_or(start, |before| ends[before]);
-        &self.entries[usize::from(start)..usize::from(ends[phase])]
     }
 
     /// Collects the entries whose turn it is in one of the ticks after `since`: the near ones, the distant ones of
@@ -446,14 +480,13 @@ impl Subscriptions {
             }
             start = end;
         }
+        self.next_distant = in_phase(&self.ends, self.near_end, now + 1);
         let has_crowd_turn = self.crowd_turns(now, start, turns);
-        let entries = &self.entries;
+        let (entries, details) = (&self.entries, &self.details);
         turns.extend(self.waiting.drain(..).filter(|&index| {
-            let entry = &entries[usize::from(index)];
-            let has_turn = match entry {
-                Entry { crowded: true, .. } => has_crowd_turn(entry.page),
-                Entry { near, page, .. } => *near || has_turn(frame.phase(*page)),
-            };
+            let (entry, page) = (&entries[usize::from(index)], details[usize::from(index)].page);
+            let has_turn =
+                if entry.crowded { has_crowd_turn(page) } else { entry.near || has_turn(frame.phase(page)) };
             entry.waiting && !has_turn
         }));
     }
@@ -485,32 +518,42 @@ impl Subscriptions {
 
     /// Finds the page of an entry in the frame; `None` while the cell has no such page.
     #[inline]
-    pub(super) fn locate<'f>(&mut self, index: u16, frame: &'f Frame) -> Option<(u32, &'f PageHeader)> {
+    pub(super) fn locate<'f>(
+        &mut self,
+        index: u16,
+        frame: &'f Frame,
+        applied: &AppliedTicks,
+    ) -> Option<(u32, &'f PageHeader)> {
         let entry = &mut self.entries[usize::from(index)];
-        entry.settle(&self.applied_ticks);
-        let mut page_index = entry.page_index;
-        let header = match frame.pages().header(page_index) {
-            Some(header) if header.id == entry.page => header,
-            _ => {
-                page_index = frame.index_of(entry.page);
-                let Some(header) = frame.pages().header(page_index) else {
-                    self.forget_released(index, frame.tick());
-                    return None;
-                };
-                entry.page_index = page_index;
-                header
-            }
+        entry.settle(applied);
+        let header = match entry.header(frame) {
+            Some(header) => header,
+            None => self.find_again(index, frame)?,
         };
+        let entry = &mut self.entries[usize::from(index)];
+        let page_index = entry.page_index;
         if (header.next != NO_PAGE && !entry.has_next) || header.crowded != entry.crowded {
             entry.has_next |= header.next != NO_PAGE;
             self.incomplete = true;
         }
-        if self.entry(index).held {
-            let held_at = self.detail_mut(index).held_at;
-            self.entry_mut(index).held = held_at == frame.tick();
+        if entry.held {
+            let held_at = self.details[usize::from(index)].held_at;
+            entry.held = held_at == frame.tick();
             return (held_at != frame.tick()).then_some((page_index, header));
         }
         Some((page_index, header))
+    }
+
+    /// Finds the page of an entry that is not where it was.
+    fn find_again<'f>(&mut self, index: u16, frame: &'f Frame) -> Option<&'f PageHeader> {
+        let page_index = frame.index_of(self.details[usize::from(index)].page);
+        let Some(header) = frame.pages().header(page_index) else {
+            self.forget_released(index, frame.tick());
+            return None;
+        };
+        let entry = self.entry_mut(index);
+        (entry.page_index, entry.generation) = (page_index, header.generation);
+        Some(header)
     }
 
     /// The world has released the page. It had been empty for as long as a tombstone lives: a viewer whose
@@ -525,13 +568,13 @@ impl Subscriptions {
             self.reset_entry(index, now);
             return;
         }
-        let cell = entry.page.cell;
+        let cell = self.details[usize::from(index)].page.cell;
         let was_sent =
             self.find(PageId { cell, number: 0 }).is_some_and(|first| self.details[first].cell_was_sent);
         if self.close(cell, was_sent, now) {
             self.closed_in_turn = true;
             for index in 0..self.entries.len() {
-                if self.entries[index].page.cell == cell {
+                if self.details[index].page.cell == cell {
                     self.reset_entry(index as u16, now);
                     self.details[index].cell_was_sent = false;
                 }
@@ -549,15 +592,10 @@ impl Subscriptions {
     /// Forgets what the viewer has of a page; nothing is sent of it before the next tick.
     fn reset_entry(&mut self, index: u16, now: Tick) {
         let entry = self.entry_mut(index);
-        *entry = Entry {
-            life: entry.life.wrapping_add(1),
-            page_index: entry.page_index,
-            crowded: entry.crowded,
-            held: true,
-            ..Entry::new(entry.page, entry.near)
-        };
+        let Entry { page_index, generation, near, crowded, .. } = *entry;
+        *entry = Entry { page_index, generation, crowded, held: true, ..Entry::new(near) };
         let detail = self.detail_mut(index);
-        (detail.held_at, detail.waiting_since, detail.restarted) = (now, 0, 0);
+        (detail.held_at, detail.waiting_since) = (now, 0);
     }
 
     /// Has the viewer drop a cell, if a block of it was sent; `false` when there is no room for that.
@@ -582,47 +620,17 @@ impl Subscriptions {
         }
     }
 
-    /// Notes that a block was written, against a baseline of this age; `relies_on_age` is that of an earlier one on
-    /// its way that it needs, or 0. Tells how its packet refers to it; a crowd's page is known by the tick.
+    /// Notes that a block was written, complete or not, which relies on an earlier one on its way or on none.
     #[inline]
-    pub(super) fn note_sent(
-        &mut self,
-        index: u16,
-        age: AgeCode,
-        relies_on_age: u8,
-        now: Tick,
-    ) -> Option<Reference> {
+    pub(super) fn note_sent(&mut self, index: u16, complete: bool, relies: bool, now: Tick) {
         let entry = self.entry_mut(index);
-        let first_of_entry = entry.sent == 0;
-        entry.sent = now;
-        entry.sent_in_crowd = entry.crowded;
-        entry.waiting = false;
-        let page = entry.page;
-        if relies_on_age == 0 {
-            // A complete block that comes late is superseded by anything newer, so nothing may rely on it.
-            entry.broken = age == AgeCode::FULL;
-            self.detail_mut(index).restarted = now;
-        }
-        if first_of_entry && let Some(first) = self.find(PageId { number: 0, ..page }) {
-            self.details[first].cell_was_sent = true;
-        }
-        let Entry { life, crowded, .. } = *self.entry(index);
-        (!crowded).then_some(Reference { entry: index, life, relies_on_age })
-    }
-
-    /// The viewer has applied a packet that showed `tick` and carried this page.
-    #[inline]
-    pub(super) fn applied(&mut self, reference: Reference, tick: Tick) {
-        // The page may be out of sight since.
-        let Some(entry) = self.entries.get_mut(usize::from(reference.entry)) else { return };
-        if entry.life != reference.life {
-            return;
-        }
-        let relies_on = tick - Tick::from(reference.relies_on_age);
-        if reference.relies_on_age == 0 || relies_on <= entry.baseline {
-            entry.baseline = entry.baseline.max(tick);
-        } else if tick > self.details[usize::from(reference.entry)].restarted {
-            entry.broken = true;
+        let is_first = entry.sent == 0;
+        entry.note_sent(now, complete, relies);
+        if is_first {
+            let page = self.details[usize::from(index)].page;
+            if let Some(first) = self.find(PageId { number: 0, ..page }) {
+                self.details[first].cell_was_sent = true;
+            }
         }
     }
 
@@ -642,26 +650,39 @@ impl Subscriptions {
     }
 
     fn find(&self, page: PageId) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.page == page)
+        self.details.iter().position(|detail| detail.page == page)
     }
 }
 
 /// Adds the entries of all pages behind others that were seen. Needs the order by page, and leaves it.
 fn add_pages_behind(frame: &Frame, kept: &mut Vec<Moving>) {
     let mut at = 0;
-    while let Some(&Moving { entry, detail, .. }) = kept.get(at) {
+    while let Some(&Moving { entry, detail }) = kept.get(at) {
         at += 1;
-        let behind = PageId { number: entry.page.number + 1, ..entry.page };
-        let is_there = kept.get(at).is_some_and(|next| next.entry.page == behind);
+        let behind = PageId { number: detail.page.number + 1, ..detail.page };
+        let is_there = kept.get(at).is_some_and(|next| next.detail.page == behind);
         if entry.has_next && !is_there && kept.len() < MAX_ENTRIES {
-            let header = frame.pages().header(entry.page_index).filter(|header| header.id == entry.page);
-            let page_index = header.map_or(NO_PAGE, |header| header.next);
-            let has_next = frame.pages().header(page_index).is_some_and(|header| header.next != NO_PAGE);
-            let entry = Entry { page_index, has_next, ..Entry::new(behind, entry.near) };
-            let detail = Detail { squared_distance: detail.squared_distance, ..Detail::default() };
-            kept.insert(at, Moving { entry, detail, before: NEW });
+            let page_index = entry.header(frame).map_or(NO_PAGE, |header| header.next);
+            let header = frame.pages().header(page_index);
+            let entry = Entry {
+                page_index,
+                generation: header.map_or(0, |header| header.generation),
+                has_next: header.is_some_and(|header| header.next != NO_PAGE),
+                ..Entry::new(entry.near)
+            };
+            kept.insert(at, Moving { entry, detail: Detail::new(behind, detail.squared_distance) });
         }
     }
+}
+
+/// The entries that have their turn in a tick, of those from `start` on whose phases end at `ends`.
+fn in_phase(ends: &[u16], start: u16, tick: Tick) -> Range<u16> {
+    if ends.is_empty() {
+        return 0..0;
+    }
+    // The phase whose turn it is: `(tick + phase) % period == 0`.
+    let phase = (ends.len() - tick as usize % ends.len()) % ends.len();
+    phase.checked_sub(1).map_or(start, |before| ends[before])..ends[phase]
 }
 
 /// The phase of a page of a crowd: its turns are the ticks with `(tick + phase) % period == 0`.
@@ -680,6 +701,13 @@ fn is_kept(frame: &Frame, cell: CellId, squared_distance: f64) -> bool {
 fn is_near(frame: &Frame, layer: &Layer, squared_distance: f64) -> bool {
     let near = f64::from(layer.distance()) * frame.near_share();
     squared_distance <= near * near
+}
+
+/// How far a viewer may move along an axis before its subscriptions have to follow, in steps.
+pub(super) fn slack_steps(frame: &Frame) -> u32 {
+    let slack = frame.layers().all().iter().map(slack_of).fold(f64::INFINITY, f64::min);
+    // The largest difference on an axis is at least 1 / sqrt(3) of the distance.
+    (slack / 1.8) as u32
 }
 
 fn slack_of(layer: &Layer) -> f64 {

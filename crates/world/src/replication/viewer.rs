@@ -23,22 +23,22 @@ const ANSWERS: usize = 16;
 /// Blocks that are certain to fit a packet beside headers, acknowledgements and the owner's record.
 const SURE_TO_FIT_BYTES: usize = DATAGRAM_BYTES - 200;
 
-/// The per-viewer side of replication: subscriptions, baselines, and what the last packets carried. Owned by
-/// the worker that owns the player's connection.
+/// The per-viewer side of replication: subscriptions, baselines, and which ticks have arrived. Owned by the worker
+/// that owns the player's connection.
 #[derive(Debug)]
 pub struct Viewer {
-    player: PlayerHandle,
-    subscriptions: Subscriptions,
-    ledger: Ledger,
-    last_tick: Tick,
-    /// Low bits of the sequences of answers since the last snapshot. They are looked at together with the entries that they are about, which
-    /// the next snapshot needs anyway: what a viewer knows is far too much for any cache to keep for everybody.
+    /// Low bits of the sequences of answers since the last snapshot. They are looked at with the next one, which needs
+    /// what they are about anyway: what a viewer knows is far too much for any cache to keep for everybody.
     answered: [u32; ANSWERS],
     answered_count: u8,
-    own: OwnState,
     /// How far poses reach around the player.
     reach: Reach,
+    last_tick: Tick,
+    player: PlayerHandle,
+    own: OwnState,
     stats: ViewerStats,
+    subscriptions: Subscriptions,
+    ledger: Ledger,
 }
 
 /// What a viewer was sent.
@@ -55,8 +55,8 @@ pub struct ViewerStats {
 pub(super) struct Due {
     page: PageId,
     age: AgeCode,
-    /// The age of the block on its way on which this one relies; 0 = on none.
-    relies_on_age: u8,
+    /// It relies on the last one, which is still on its way.
+    relies: bool,
     pub(super) entry: u16,
     body: Body,
 }
@@ -66,15 +66,15 @@ impl Viewer {
     #[must_use]
     pub fn new(player: PlayerHandle) -> Self {
         Self {
-            player,
-            subscriptions: Subscriptions::new(),
-            ledger: Ledger::new(),
-            last_tick: 0,
             answered: [0; ANSWERS],
             answered_count: 0,
-            own: OwnState::default(),
             reach: Reach::default(),
+            last_tick: 0,
+            player,
+            own: OwnState::default(),
             stats: ViewerStats::default(),
+            subscriptions: Subscriptions::new(),
+            ledger: Ledger::new(),
         }
     }
 
@@ -119,25 +119,15 @@ impl Viewer {
     /// Fetches into the cache what the next snapshot needs, once the viewer itself is there.
     #[inline]
     pub fn prefetch(&self) {
-        self.answered().iter().for_each(|&sequence| self.ledger.prefetch(sequence));
-        self.subscriptions.prefetch(self.last_tick + 1);
-    }
-
-    fn answered(&self) -> &[u32] {
-        &self.answered[..usize::from(self.answered_count)]
+        self.answered[..usize::from(self.answered_count)].iter().for_each(|&at| self.ledger.prefetch(at));
+        self.subscriptions.prefetch();
     }
 
     fn hear_answers(&mut self) {
-        for index in 0..usize::from(self.answered_count) {
-            let sequence = self.answered[index];
-            let Some(packet) = self.ledger.take(sequence) else { continue };
-            for reference in self.ledger.references(&packet) {
-                self.subscriptions.applied(reference, packet.tick);
-            }
-            if packet.is_first {
-                self.subscriptions.closes_applied(packet.tick);
-                self.own.applied(packet.tick);
-                self.subscriptions.tick_applied(packet.tick);
+        for &sequence in &self.answered[..usize::from(self.answered_count)] {
+            if let Some(tick) = self.ledger.acknowledge(sequence) {
+                self.subscriptions.closes_applied(tick);
+                self.own.applied(tick);
             }
         }
         self.answered_count = 0;
@@ -167,7 +157,7 @@ impl Viewer {
         self.hear_answers();
         let position = frame.lattice().quantize(owner.position_cm);
         let private = owner.sees_hidden.then(|| frame.layers().private_cell(self.player.slot));
-        self.subscriptions.follow(frame, position, private, encoder, &mut self.ledger);
+        self.subscriptions.follow(frame, position, private, self.ledger.applied(), encoder);
         self.collect_due(frame, since, rtt_ticks.saturating_add(ANSWER_SLACK_TICKS), encoder);
         let needed: usize = encoder.due.iter().map(Due::bytes).sum();
         let sees_crowd = self.crowd_detail() != CrowdDetail::Full;
@@ -199,6 +189,7 @@ impl Viewer {
             used: 0,
             next: 0,
             first: true,
+            unsent: 0,
         })
     }
 
@@ -208,20 +199,23 @@ impl Viewer {
         let mut turns = std::mem::take(&mut encoder.turns);
         self.subscriptions.turns(frame, since, &mut turns);
         for &index in &turns {
-            let Some((page_index, header)) = self.subscriptions.locate(index, frame) else { continue };
-            if let Some((age, relies_on_age)) = self.due(index, header, frame.tick(), patience) {
+            let Some((page_index, header)) = self.subscriptions.locate(index, frame, self.ledger.applied())
+            else {
+                continue;
+            };
+            if let Some((age, relies)) = self.due(index, header, frame.tick(), patience) {
                 let body = encoder.body(frame, page_index, age);
-                encoder.due.push(Due { page: header.id, age, relies_on_age, entry: index, body });
+                encoder.due.push(Due { page: header.id, age, relies, entry: index, body });
             }
         }
         encoder.turns = turns;
         self.subscriptions.drop_closed(&mut encoder.due);
     }
 
-    /// Whether a block of a page is due whose turn it is: the age of its baseline, and of the block on which it
-    /// relies.
+    /// Whether a block of a page is due whose turn it is: the age of its baseline, and whether that is a block which
+    /// is still on its way.
     #[inline]
-    fn due(&mut self, index: u16, header: &PageHeader, now: Tick, patience: Tick) -> Option<(AgeCode, u8)> {
+    fn due(&mut self, index: u16, header: &PageHeader, now: Tick, patience: Tick) -> Option<(AgeCode, bool)> {
         let entry = self.subscriptions.entry_mut(index);
         // Nothing changed since what was applied: it is as good as applied now.
         if entry.baseline >= header.last_change {
@@ -243,10 +237,9 @@ impl Viewer {
         // An answer that is overdue is not relied on.
         let start = if start >= header.last_change { entry.baseline } else { start };
         if start == 0 || start < header.floor {
-            return Some((AgeCode::FULL, 0));
+            return Some((AgeCode::FULL, false));
         }
-        let relies_on_age = if start == entry.baseline { 0 } else { (now - start) as u8 };
-        Some((AgeCode::covering(u64::from(now - start)), relies_on_age))
+        Some((AgeCode::covering(u64::from(now - start)), start != entry.baseline))
     }
 
     /// When not everything that is due fits, who waits longest comes first, then who is nearest.
@@ -333,6 +326,8 @@ pub struct Snapshot<'a> {
     /// Index of the next due block.
     next: usize,
     first: bool,
+    /// How much of what was written was not sent.
+    unsent: u32,
 }
 
 impl Snapshot<'_> {
@@ -348,7 +343,7 @@ impl Snapshot<'_> {
     /// what was written.
     pub fn write(&mut self, writer: &mut Writer<'_>) -> Result<(), Full> {
         let now = self.frame.tick();
-        self.viewer.ledger.open();
+        self.unsent += 1;
         if self.first {
             self.header.encode(writer)?;
             self.viewer.subscriptions.closes(now).try_for_each(|close| close.encode(writer))?;
@@ -371,10 +366,7 @@ impl Snapshot<'_> {
             self.encoder.write(due.body, writer)?;
             self.used += need;
             self.next += 1;
-            let Viewer { subscriptions, ledger, .. } = &mut *self.viewer;
-            if let Some(reference) = subscriptions.note_sent(due.entry, due.age, due.relies_on_age, now) {
-                ledger.note(reference);
-            }
+            self.viewer.subscriptions.note_sent(due.entry, due.age == AgeCode::FULL, due.relies, now);
             self.viewer.stats.blocks += 1;
         }
         Ok(())
@@ -391,13 +383,17 @@ impl Snapshot<'_> {
 
     /// The packet with what was written last went out under this sequence number.
     pub fn sent(&mut self, sequence: u64) {
-        self.viewer.ledger.seal(sequence, self.frame.tick(), self.first);
+        self.viewer.ledger.sent(sequence, self.frame.tick());
         self.first = false;
+        self.unsent -= 1;
     }
 }
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
+        if self.unsent > 0 {
+            self.viewer.ledger.abandon(self.frame.tick());
+        }
         for due in &self.encoder.due[self.next..] {
             self.viewer.subscriptions.note_deferred(due.entry, self.frame.tick());
             self.viewer.stats.deferred += 1;
