@@ -83,6 +83,9 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
 
     // Stillness, healed links: long enough for two round trips, the slowest period, and what the budget owes.
     world.pause_creatures(true);
+    for &id in &loose {
+        world.steer(id, [0.0; 3], [0.0; 3]);
+    }
     for player in &mut players {
         player.down.set_conditions(Conditions::PERFECT);
         player.up.set_conditions(Conditions::PERFECT);
@@ -140,6 +143,8 @@ fn random_config(random: &mut Pcg32, seed: u64) -> WorldConfig {
         },
         near_share: random.random_range(0.0..=1.0),
         distant_period: random.random_range(1..6),
+        look_periods: EntityType::ALL
+            .map(|_| if random.random_ratio(1, 4) { random.random_range(1..20) } else { 1 }),
         ..WorldConfig::default()
     }
 }
@@ -237,6 +242,12 @@ fn disturb(world: &mut World, random: &mut Pcg32, players: &mut [Player], loose:
         let id = loose[random.random_range(0..loose.len())];
         let point = random_point(world, random);
         world.teleport(id, point);
+    }
+    if random.random_ratio(1, 3) && !loose.is_empty() {
+        let id = loose[random.random_range(0..loose.len())];
+        let mut upto = |most: f64| [0; 3].map(|_: i32| random.random_range(-most..most));
+        let velocity = upto(if id.index().is_multiple_of(2) { 40_000.0 } else { 3_000.0 });
+        world.steer(id, velocity, upto(360.0));
     }
 }
 

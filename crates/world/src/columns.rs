@@ -34,6 +34,8 @@ pub(crate) struct Columns {
     pub(crate) velocity: Vec<DVec3>,
     /// 65,536 to the full turn.
     pub(crate) yaw: Vec<u16>,
+    /// How what flies or drives is turned; others turn by `yaw` only.
+    pub(crate) attitude: Vec<Rotation>,
     pub(crate) animation: Vec<u16>,
     pub(crate) state: Vec<EntityState>,
     pub(crate) vitals: Vec<Vitals>,
@@ -43,6 +45,8 @@ pub(crate) struct Columns {
     /// Indices below this one have been used.
     used: usize,
     living: usize,
+    /// Those of them that fly or drive.
+    ballistic: usize,
     capacity: usize,
 }
 
@@ -55,6 +59,7 @@ impl Columns {
             position: vec![DVec3::ZERO; capacity],
             velocity: vec![DVec3::ZERO; capacity],
             yaw: vec![0; capacity],
+            attitude: vec![Rotation::default(); capacity],
             animation: vec![0; capacity],
             state: vec![EntityState::NONE; capacity],
             vitals: vec![Vitals::FULL; capacity],
@@ -62,6 +67,7 @@ impl Columns {
             free: VecDeque::with_capacity(capacity),
             used: 0,
             living: 0,
+            ballistic: 0,
             capacity: entities,
         }
     }
@@ -94,10 +100,12 @@ impl Columns {
         self.position[index] = position;
         self.velocity[index] = DVec3::ZERO;
         self.yaw[index] = 0;
+        self.attitude[index] = Rotation::default();
         self.animation[index] = 0;
         self.state[index] = EntityState::NONE;
         self.vitals[index] = Vitals::FULL;
         self.living += 1;
+        self.ballistic += usize::from(is_ballistic(kind));
         Ok(id)
     }
 
@@ -109,6 +117,7 @@ impl Columns {
         }
         self.id[index] = None;
         self.living -= 1;
+        self.ballistic -= usize::from(is_ballistic(self.kind[index]));
         // After its last generation an index starts again: nobody has heard of its first entity for 4096 rests.
         self.generation[index] = (self.generation[index] + 1) & EntityId::MAX_GENERATION;
         self.free.push_back((index as u32, now));
@@ -128,7 +137,11 @@ impl Columns {
             id,
             kind,
             position: lattice.quantize(self.position[index].to_array()),
-            rotation: Rotation::nearest_coarse_yaw(self.yaw[index]),
+            rotation: if is_ballistic(kind) {
+                self.attitude[index]
+            } else {
+                Rotation::nearest_coarse_yaw(self.yaw[index])
+            },
             animation: self.animation[index],
             state: self.state[index],
             velocity: if is_ballistic(kind) {
@@ -144,15 +157,24 @@ impl Columns {
         self.living
     }
 
+    /// Position and velocity of all that flies or drives, by index.
+    pub(crate) fn ballistic_mut(&mut self) -> impl Iterator<Item = (&mut DVec3, &mut DVec3)> {
+        let indices = if self.ballistic == 0 { 0 } else { self.used };
+        let bodies = self.position[..indices].iter_mut().zip(&mut self.velocity);
+        let of_them = |(id, kind): (&Option<EntityId>, &EntityType)| id.is_some() && is_ballistic(*kind);
+        self.id.iter().zip(&self.kind).zip(bodies).filter_map(move |(who, body)| of_them(who).then_some(body))
+    }
+
     /// Everybody who lives, by index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = EntityId> + '_ {
         self.id[..self.used].iter().copied().flatten()
     }
 }
 
-/// Whether others are told an entity's velocity. Who walks changes it with every turn of the head, and others see
-/// it well enough from one position to the next; what flies or drives keeps it for long.
-fn is_ballistic(kind: EntityType) -> bool {
+/// Whether an entity flies or drives: others are told its velocity and all three of its angles. Who walks changes its
+/// velocity with every turn of the head, and others see it well enough from one position to the next; what flies or
+/// drives keeps it for long.
+pub(crate) fn is_ballistic(kind: EntityType) -> bool {
     matches!(kind, EntityType::Projectile | EntityType::Vehicle)
 }
 

@@ -36,6 +36,9 @@ pub struct WorldConfig {
     pub near_share: f64,
     /// Ticks between updates of what is distant.
     pub distant_period: u32,
+    /// Ticks from one look at an entity to the next, for viewers near and far, by type in the order of
+    /// [`EntityType::ALL`]. What changes meanwhile is seen at the next look.
+    pub look_periods: [u32; EntityType::ALL.len()],
     /// A cell with so many entities is a crowd: its pages go round, and who is near is told of besides in every tick.
     /// Until it has less than three quarters of that.
     pub crowd_entities: usize,
@@ -80,6 +83,10 @@ pub struct MovementConfig {
     pub jump_cm_per_s: f64,
     /// Acceleration of falling, in cm/s^2.
     pub gravity_cm_per_s2: f64,
+    /// Greatest speed of vehicles, in cm/s.
+    pub vehicle_cm_per_s: f64,
+    /// Greatest speed of projectiles, in cm/s.
+    pub projectile_cm_per_s: f64,
 }
 
 /// How bodies fight.
@@ -124,6 +131,7 @@ impl Default for WorldConfig {
             layers: sight::layers(sight::default_distance_cm, 2.0),
             near_share: 0.5,
             distant_period: 3,
+            look_periods: [1; EntityType::ALL.len()],
             crowd_entities: 288,
             movement: MovementConfig {
                 walk_cm_per_s: 600.0,
@@ -131,6 +139,8 @@ impl Default for WorldConfig {
                 crouch_cm_per_s: 250.0,
                 jump_cm_per_s: 450.0,
                 gravity_cm_per_s2: 980.0,
+                vehicle_cm_per_s: 5_000.0,
+                projectile_cm_per_s: 30_000.0,
             },
             combat: CombatConfig::default(),
             npcs: 200,
@@ -181,6 +191,11 @@ impl WorldConfig {
         require((0.0..=1.0).contains(&self.near_share), "near_share", "between 0 and 1")?;
         require((1..=60).contains(&self.distant_period), "distant_period", "between 1 and 60 ticks")?;
         require(
+            self.look_periods.iter().all(|period| (1..=60).contains(period)),
+            "look_periods",
+            "between 1 and 60 ticks",
+        )?;
+        require(
             (4..=MAX_ENTITIES).contains(&self.crowd_entities),
             "crowd_entities",
             "between 4 and 800,000",
@@ -230,6 +245,10 @@ impl WorldConfig {
         ];
         let slow_enough = |speed: &f64| length(*speed, 0.0, 100_000.0);
         require(speeds.iter().all(slow_enough), "movement", "speeds between 0 and 100,000 cm/s")?;
+        // What is told of a velocity ends there.
+        let told = |speed: f64| length(speed, 0.0, i16::MAX.into());
+        let steered = told(movement.vehicle_cm_per_s) && told(movement.projectile_cm_per_s);
+        require(steered, "movement", "vehicles and projectiles of at most 32,767 cm/s")?;
         require(
             length(movement.gravity_cm_per_s2, 1.0, 100_000.0),
             "movement.gravity_cm_per_s2",
@@ -259,10 +278,15 @@ impl WorldConfig {
         1.0 / f64::from(self.tick_hz)
     }
 
-    /// The fastest that anything moves by itself, in cm/s; what moves farther in a tick has teleported.
+    /// The fastest that entities of a type move by themselves, in cm/s; what moves farther in a tick has teleported.
     #[must_use]
-    pub fn top_speed_cm_per_s(&self) -> f64 {
+    pub fn top_speed_cm_per_s(&self, kind: EntityType) -> f64 {
         let movement = &self.movement;
+        match kind {
+            EntityType::Vehicle => return movement.vehicle_cm_per_s,
+            EntityType::Projectile => return movement.projectile_cm_per_s,
+            _ => {}
+        }
         let speeds = [movement.walk_cm_per_s, movement.crouch_cm_per_s, movement.jump_cm_per_s];
         speeds.into_iter().fold(movement.sprint_cm_per_s, f64::max)
     }

@@ -47,11 +47,8 @@ pub(crate) fn step(
         0.0
     };
 
-    let half = map.size_cm / 2.0;
-    let low = DVec3::new(-half, -half, GROUND_CM);
-    let high = DVec3::new(half, half, map.height_cm);
     let wanted = body.position + velocity * seconds;
-    let position = wanted.clamp(low, high);
+    let position = within(map, wanted);
     // What runs into the map's edge stands there.
     let stopped = position.cmpne(wanted);
     velocity = DVec3::select(stopped, DVec3::ZERO, velocity);
@@ -63,6 +60,18 @@ pub(crate) fn step(
         .with(EntityState::CROUCHING, held(Buttons::CROUCH))
         .with(EntityState::SPRINTING, moving && held(Buttons::SPRINT) && !held(Buttons::CROUCH));
     Body { position, velocity, yaw: input.yaw, state }
+}
+
+/// Moves what flies or drives by one tick of `seconds`; what gets to the map's edge stops there.
+pub(crate) fn glide(position: &mut DVec3, velocity: &mut DVec3, map: &MapConfig, seconds: f64) {
+    let wanted = *position + *velocity * seconds;
+    *position = within(map, wanted);
+    *velocity = DVec3::select(position.cmpne(wanted), DVec3::ZERO, *velocity);
+}
+
+fn within(map: &MapConfig, position: DVec3) -> DVec3 {
+    let half = map.size_cm / 2.0;
+    position.clamp(DVec3::new(-half, -half, GROUND_CM), DVec3::new(half, half, map.height_cm))
 }
 
 /// The wanted direction on the ground, at most one long: running diagonally is not faster.

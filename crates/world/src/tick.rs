@@ -7,9 +7,9 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
 use shadowland_wire::entity::{EntityId, EntityState, EntityType};
 use shadowland_wire::message::client::{Buttons, Input};
-use shadowland_wire::quantize::{Velocity, Vitals};
+use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
-use crate::columns::{Columns, WorldFull, indices_for};
+use crate::columns::{Columns, WorldFull, indices_for, is_ballistic};
 use crate::combat::Combat;
 use crate::creatures::Creatures;
 use crate::interest::Interest;
@@ -69,6 +69,7 @@ impl World {
         self.tick += 1;
         self.move_players();
         self.move_creatures();
+        self.move_ballistic();
         self.fight();
         self.update_interest();
     }
@@ -171,6 +172,24 @@ impl World {
         }
     }
 
+    /// Has a vehicle or a projectile go on at this velocity, in cm/s, and turns it by yaw, pitch and roll, in degrees, until
+    /// it is told something else; at the map's edge it stops. What is faster than the configuration allows is slowed
+    /// down to that. `false`, and nothing else, for entities of other types, those that do not live, and numbers that are
+    /// not finite.
+    pub fn steer(&mut self, id: EntityId, velocity_cm_per_s: [f64; 3], rotation_degrees: [f64; 3]) -> bool {
+        let Self { columns, config, .. } = self;
+        let index = id.index();
+        let velocity = DVec3::from_array(velocity_cm_per_s);
+        let finite = velocity.is_finite() && rotation_degrees.iter().all(|angle| angle.is_finite());
+        if !columns.lives(id) || !is_ballistic(columns.kind[index]) || !finite {
+            return false;
+        }
+        columns.velocity[index] = velocity.clamp_length_max(config.top_speed_cm_per_s(columns.kind[index]));
+        let [yaw, pitch, roll] = rotation_degrees;
+        columns.attitude[index] = Rotation::from_degrees(yaw, pitch, roll);
+        true
+    }
+
     /// Stops or starts everything that moves by itself.
     pub fn pause_creatures(&mut self, paused: bool) {
         self.creatures.paused = paused;
@@ -247,6 +266,9 @@ impl World {
             for value in self.columns.velocity[index].to_array() {
                 value.to_bits().hash(&mut hasher);
             }
+            if is_ballistic(self.columns.kind[index]) {
+                self.columns.attitude[index].hash(&mut hasher);
+            }
             (self.columns.animation[index], self.columns.state[index], self.columns.vitals[index])
                 .hash(&mut hasher);
         }
@@ -294,6 +316,13 @@ impl World {
         }
     }
 
+    fn move_ballistic(&mut self) {
+        let Self { columns, config, .. } = self;
+        for (position, velocity) in columns.ballistic_mut() {
+            movement::glide(position, velocity, &config.map, config.tick_seconds());
+        }
+    }
+
     fn fight(&mut self) {
         let Self { columns, combat, config, interest, spawn_points, tick, .. } = self;
         let point = || random_point(spawn_points, config.map.size_cm);
@@ -306,7 +335,8 @@ impl World {
         let lattice = config.lattice();
         for id in columns.iter() {
             interest.prefetch(id.index() + ENTITIES_AHEAD);
-            if !interest.is_hidden(id) {
+            let has_turn = interest.has_turn(*tick, id, columns.kind[id.index()]);
+            if has_turn && !interest.is_hidden(id) {
                 interest.update(*tick, &columns.record(id, lattice));
             }
         }
@@ -358,6 +388,58 @@ mod tests {
         assert!(world.position_cm(player.entity).unwrap()[2] > 30.0);
         (0..120).for_each(|_| world.tick());
         assert_eq!(world.position_cm(player.entity).unwrap()[2], 0.0);
+    }
+
+    #[test]
+    fn what_is_steered_goes_on_until_the_edge_and_shows_three_angles() {
+        let config = WorldConfig { npcs: 0, ..WorldConfig::default() };
+        let (half, top) = (config.map.size_cm / 2.0, config.movement.vehicle_cm_per_s);
+        let mut world = World::new(config);
+        let ship = world.spawn(EntityType::Vehicle, [half - 200.0, 0.0, 5_000.0]).unwrap();
+        let walker = world.spawn(EntityType::Npc, [0.0; 3]).unwrap();
+        assert!(!world.steer(walker, [100.0, 0.0, 0.0], [0.0; 3]));
+        assert!(!world.steer(ship, [f64::NAN, 0.0, 0.0], [0.0; 3]));
+        assert!(world.steer(ship, [2.0 * top, 0.0, 0.0], [90.0, -30.0, 45.0]));
+        world.tick();
+        world.tick();
+        let [x, y, z] = world.position_cm(ship).unwrap();
+        assert!((x - half + 200.0 - top / 30.0).abs() < 1e-6 && [y, z] == [0.0, 5_000.0], "{x} {y} {z}");
+        let seen = |world: &World| {
+            let mut frame = Frame::new(world.config());
+            world.publish(&mut frame);
+            frame.all_pages().find_map(|page| page.rows().find(|row| row.record.id == ship).copied()).unwrap()
+        };
+        let row = seen(&world);
+        assert_eq!(row.record.rotation, Rotation::from_degrees(90.0, -30.0, 45.0));
+        assert_eq!(row.record.velocity.to_cm_per_s(), [top, 0.0, 0.0]);
+        assert_eq!((row.changed[0], row.hurried, row.teleported), (2, 1, 1), "{row:?}");
+        (0..60).for_each(|_| world.tick());
+        assert_eq!(world.position_cm(ship), Some([half, 0.0, 5_000.0]));
+        assert_eq!(seen(&world).record.velocity, Velocity::default());
+        world.despawn(ship);
+        assert!(!world.steer(ship, [0.0; 3], [0.0; 3]));
+    }
+
+    #[test]
+    fn types_are_looked_at_as_often_as_configured() {
+        let mut config = WorldConfig { npcs: 0, ..WorldConfig::default() };
+        config.look_periods[EntityType::Vehicle as usize] = 6;
+        let mut world = World::new(config);
+        let ids =
+            [EntityType::Vehicle, EntityType::Projectile].map(|kind| world.spawn(kind, [0.0; 3]).unwrap());
+        ids.iter().for_each(|&id| assert!(world.steer(id, [5_000.0, 0.0, 0.0], [0.0; 3])));
+        let mut frame = Frame::new(world.config());
+        let mut changes = [[0; 2]; 2];
+        for tick in 1..=61 {
+            world.tick();
+            world.publish(&mut frame);
+            for row in frame.all_pages().flat_map(|page| page.rows().collect::<Vec<_>>()) {
+                let nth = usize::from(row.record.id == ids[1]);
+                changes[nth][0] += u32::from(tick > 1 && row.changed[0] == tick);
+                changes[nth][1] += u32::from(tick > 1 && row.hurried.max(row.teleported) == tick);
+            }
+        }
+        assert_eq!(changes, [[10, 0], [60, 0]], "of the vehicle and the projectile: changes, hurried ones");
     }
 
     #[test]

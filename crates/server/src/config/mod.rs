@@ -323,6 +323,7 @@ impl Effective {
             layers: sight::layers(|kind| self.distance_cm(kind), self.number("interest.cells_per_distance")),
             near_share: self.number("interest.near_share"),
             distant_period: self.whole("interest.distant_ticks") as u32,
+            look_periods: EntityType::ALL.map(|kind| self.whole(look_key(kind)) as u32),
             ..WorldConfig::default()
         };
         world.map.size_cm = self.number("world.map_size_m") * 100.0;
@@ -467,6 +468,20 @@ fn distance_key(kind: EntityType) -> &'static str {
         EntityType::Item => "interest.item_m",
         EntityType::Effect => "interest.effect_m",
         EntityType::Vehicle => "interest.vehicle_m",
+    }
+}
+
+/// The setting of how often entities of a type are looked at.
+fn look_key(kind: EntityType) -> &'static str {
+    match kind {
+        EntityType::Player => "interest.player_ticks",
+        EntityType::Npc => "interest.npc_ticks",
+        EntityType::Monster => "interest.monster_ticks",
+        EntityType::Projectile => "interest.projectile_ticks",
+        EntityType::Environment => "interest.environment_ticks",
+        EntityType::Item => "interest.item_ticks",
+        EntityType::Effect => "interest.effect_ticks",
+        EntityType::Vehicle => "interest.vehicle_ticks",
     }
 }
 

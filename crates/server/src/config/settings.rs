@@ -65,6 +65,8 @@ pub enum Value {
 
 /// How far something can be seen.
 const DISTANCE_M: Kind = Kind::Number { min: 5.0, max: 5_000.0 };
+/// What is allowed between two looks at an entity.
+const LOOK_TICKS: Kind = Kind::Whole { min: 1, max: 60 };
 
 /// All settings, in the order in which `shadowland config` prints them; a section's settings stand together.
 pub const SETTINGS: &[Setting] = &[
@@ -423,6 +425,54 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "Ticks from one look at what is beyond it to the next.",
         kind: Kind::Whole { min: 1, max: 60 },
         default: || Value::Whole(3),
+    },
+    Setting {
+        key: "interest.player_ticks",
+        meaning: "Ticks from one look at players to the next, for everybody who sees them.",
+        kind: LOOK_TICKS,
+        default: || Value::Whole(1),
+    },
+    Setting {
+        key: "interest.npc_ticks",
+        meaning: "Ticks from one look at peaceful creatures to the next, for everybody who sees them.",
+        kind: LOOK_TICKS,
+        default: || Value::Whole(1),
+    },
+    Setting {
+        key: "interest.monster_ticks",
+        meaning: "Ticks from one look at hostile creatures to the next, for everybody who sees them.",
+        kind: LOOK_TICKS,
+        default: || Value::Whole(1),
+    },
+    Setting {
+        key: "interest.projectile_ticks",
+        meaning: "Ticks from one look at projectiles to the next, for everybody who sees them.",
+        kind: LOOK_TICKS,
+        default: || Value::Whole(1),
+    },
+    Setting {
+        key: "interest.environment_ticks",
+        meaning: "Ticks from one look at doors, chests and other scenery with state to the next, for everybody who sees them.",
+        kind: LOOK_TICKS,
+        default: || Value::Whole(1),
+    },
+    Setting {
+        key: "interest.item_ticks",
+        meaning: "Ticks from one look at things to pick up to the next, for everybody who sees them.",
+        kind: LOOK_TICKS,
+        default: || Value::Whole(1),
+    },
+    Setting {
+        key: "interest.effect_ticks",
+        meaning: "Ticks from one look at short-lived effects to the next, for everybody who sees them.",
+        kind: LOOK_TICKS,
+        default: || Value::Whole(1),
+    },
+    Setting {
+        key: "interest.vehicle_ticks",
+        meaning: "Ticks from one look at vehicles to the next, for everybody who sees them.",
+        kind: LOOK_TICKS,
+        default: || Value::Whole(1),
     },
 ];
 

@@ -26,6 +26,8 @@ pub struct Layer {
     dimensions: [u32; 3],
     distance: u32,
     max_step: u32,
+    /// The most ticks from one look at one of its entities to the next.
+    longest_look: Tick,
 }
 
 /// Height of a layer's cells, in centimetres. People spread over the ground, not over the sky: cells are as high as one
@@ -45,8 +47,11 @@ fn cells_of_disc(radius: f64) -> f64 {
 pub struct Layers {
     layers: Vec<Layer>,
     of_kind: [usize; EntityType::ALL.len()],
+    look_periods: [Tick; EntityType::ALL.len()],
     /// Behind the cells of all grids.
     first_private_cell: u32,
+    /// Stands for the private cells, which hold entities of any type.
+    private: Layer,
 }
 
 impl Layers {
@@ -60,8 +65,11 @@ impl Layers {
         let lattice = config.lattice();
         // Rounding both ends of a step to the lattice makes it longer by less than one: an exact 15.0 becomes 15 or,
         // where the fractions allow, 16.
-        let exact = config.top_speed_cm_per_s() * config.tick_seconds() / lattice.step_cm();
-        let max_step = (exact.floor() as u32).saturating_add(1);
+        let max_step_of = |kind: &EntityType| {
+            let exact = config.top_speed_cm_per_s(*kind) * config.tick_seconds() / lattice.step_cm();
+            (exact.floor() as u32).saturating_add(1)
+        };
+        let look_of = |kind: &EntityType| config.look_periods[*kind as usize];
         let map = [config.map.size_cm, config.map.size_cm, config.map.height_cm].map(|cm| lattice.steps(cm));
         let mut first_cell = 0;
         let mut layers = Vec::new();
@@ -71,14 +79,31 @@ impl Layers {
             let side = [edge, edge, lattice.steps(storey_cm(&config.map, layer)).max(1) as i32];
             let low = [-(map[0] as i32 / 2) - 1, -(map[1] as i32 / 2) - 1, -1];
             let dimensions = [0, 1, 2].map(|axis| (map[axis] + 2).div_ceil(side[axis] as u32).max(1));
-            layers.push(Layer { first_cell, origin: low, side, dimensions, distance, max_step });
+            let max_step = layer.types.iter().map(max_step_of).max().unwrap_or(0);
+            let longest_look = layer.types.iter().map(look_of).max().unwrap_or(1);
+            layers.push(Layer {
+                first_cell,
+                origin: low,
+                side,
+                dimensions,
+                distance,
+                max_step,
+                longest_look,
+            });
             first_cell += dimensions.iter().product::<u32>();
         }
         let of_kind = EntityType::ALL.map(|kind| {
             let index = config.layers.iter().position(|layer| layer.types.contains(&kind));
             index.expect("every entity type is in a layer")
         });
-        Self { layers, of_kind, first_private_cell: first_cell }
+        let farthest = layers.last().expect("there is a layer").clone();
+        let private = Layer {
+            first_cell,
+            max_step: EntityType::ALL.iter().map(max_step_of).max().unwrap_or(0),
+            longest_look: 1,
+            ..farthest
+        };
+        Self { layers, of_kind, look_periods: config.look_periods, first_private_cell: first_cell, private }
     }
 
     /// Pages that as many entities need at most while none of the pages is left empty.
@@ -91,6 +116,13 @@ impl Layers {
     #[must_use]
     pub fn of(&self, kind: EntityType) -> &Layer {
         &self.layers[self.of_kind[kind as usize]]
+    }
+
+    /// Ticks from one look at an entity of a type to the next.
+    #[must_use]
+    #[inline]
+    pub fn look_period(&self, kind: EntityType) -> Tick {
+        self.look_periods[kind as usize]
     }
 
     /// All layers, by number.
@@ -117,9 +149,12 @@ impl Layers {
         (!self.is_private(cell)).then(|| behind - 1)
     }
 
-    /// The layer that a cell belongs to; for a private cell, one whose entities are as fast.
+    /// The layer that a cell belongs to; for a private cell, one that is as far and whose entities are as fast as any.
     #[must_use]
     pub fn of_cell(&self, cell: CellId) -> &Layer {
+        if self.is_private(cell) {
+            return &self.private;
+        }
         let after = self.layers.partition_point(|layer| layer.first_cell <= cell.0);
         &self.layers[after - 1]
     }
@@ -140,11 +175,12 @@ impl Layer {
         self.max_step
     }
 
-    /// The greatest distance per axis that its entities move in so many ticks without hurrying, in steps.
+    /// The greatest distance per axis by which its entities are seen to move in so many ticks without hurrying, in steps:
+    /// the first look may tell of what happened before.
     #[must_use]
     #[inline]
     pub fn reach(&self, ticks: Tick) -> u32 {
-        ticks.saturating_mul(self.max_step)
+        ticks.saturating_add(self.longest_look - 1).saturating_mul(self.max_step)
     }
 
     /// Length of a cell's diagonal, in steps.

@@ -15,7 +15,7 @@ pub use layer::{Layer, Layers};
 pub use page::{Page, PageHeader, Pages, Row, Stone};
 
 use shadowland_wire::block::{CellId, EntityRecord, PageId};
-use shadowland_wire::entity::EntityId;
+use shadowland_wire::entity::{EntityId, EntityType};
 use shadowland_wire::limits::PAGES_PER_CELL;
 
 use crate::columns::indices_for;
@@ -113,6 +113,18 @@ impl Interest {
         }
     }
 
+    /// Whether an entity is looked at in this tick: those in one cell all at the same time.
+    #[inline]
+    pub(crate) fn has_turn(&self, now: Tick, id: EntityId, kind: EntityType) -> bool {
+        let period = self.layers.look_period(kind);
+        if period == 1 {
+            return true;
+        }
+        let Some(place) = self.places[id.index()] else { return true };
+        let cell = self.pages.page(place.page).id().cell;
+        now.wrapping_add(cell.0).is_multiple_of(period)
+    }
+
     /// Brings an entity's row up to date at the end of a tick: it enters, changes, or goes to another cell. A cell in
     /// which a hundred thousand stand already shows no more of them.
     pub fn update(&mut self, now: Tick, record: &EntityRecord) {
@@ -121,7 +133,7 @@ impl Interest {
         if let Some(place) = self.places[index] {
             let from = self.pages.page(place.page).id();
             if layer.stays(from.cell, record.position) {
-                let max_step = layer.max_step();
+                let max_step = layer.max_step() * self.layers.look_period(record.kind);
                 self.pages.update(place.page, now, place.slot, record, max_step);
                 return;
             }

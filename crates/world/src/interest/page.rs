@@ -320,7 +320,7 @@ impl Pages {
         header.stone_count -= count as u8;
     }
 
-    /// Brings a row up to date and notes what changed. `max_step` is the greatest step of a tick per axis.
+    /// Brings a row up to date and notes what changed. `max_step` is the greatest step since the last look per axis.
     #[inline]
     pub(super) fn update(&mut self, index: u32, now: Tick, slot: u8, record: &EntityRecord, max_step: u32) {
         let row = &mut self.rows[index as usize][usize::from(slot)];
