@@ -221,8 +221,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 impl Arguments {
-    /// Until everybody has been told of everybody, and the pages of crowds have gone round once more. While a crowd is
-    /// new to a player it gets a whole page in every tick, or at the worst in every second one.
+    /// Until everybody has been told of everybody, and the pages of crowds have gone round once more. A player to whom a
+    /// crowd is new gets about a whole page in every tick.
     fn warm_up_ticks(&self) -> u64 {
         let crowd = match self.workload {
             Workload::Wander => return WARM_UP_TICKS,
@@ -230,7 +230,7 @@ impl Arguments {
             Workload::Siege => self.players as usize,
         };
         let round = CrowdDetail::ALL.map(|detail| u64::from(detail.period())).into_iter().max().unwrap_or(0);
-        WARM_UP_TICKS.max(round + 2 * crowd.div_ceil(PAGE_SLOTS) as u64)
+        WARM_UP_TICKS.max(round + crowd.div_ceil(PAGE_SLOTS) as u64)
     }
 }
 
