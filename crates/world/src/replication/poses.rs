@@ -248,7 +248,8 @@ impl Poses {
             // The nearest point of the row.
             let nearest =
                 y.clamp(i64::from(row) << LEAF_BITS, (i64::from(row) << LEAF_BITS) + (1 << LEAF_BITS) - 1);
-            let half = ((reach * reach - (y - nearest) * (y - nearest)).max(0) as f64).sqrt() as i64;
+            // A reach has 12 bits, so that its square fits the 24 of a short float.
+            let half = ((reach * reach - (y - nearest) * (y - nearest)).max(0) as f32).sqrt() as i64;
             let (first, last) = (leaf_of(x - half), leaf_of(x + half));
             measure.leaves += (last - first) as u32 + 1;
             while let Some(span) = self.spans.get(at).filter(|span| span.row == row) {
