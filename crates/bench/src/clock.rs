@@ -20,6 +20,19 @@ impl std::ops::AddAssign for Span {
     }
 }
 
+impl std::ops::Sub for Span {
+    type Output = Self;
+
+    /// Without a part of it.
+    fn sub(self, part: Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(part.cpu),
+            wall: self.wall.saturating_sub(part.wall),
+            allocations: self.allocations.saturating_sub(part.allocations),
+        }
+    }
+}
+
 /// Measures a stretch of work of this thread.
 pub(crate) fn measure(work: impl FnOnce()) -> Span {
     let started = Instant::now();
