@@ -155,3 +155,27 @@ fn the_view_shows_everybody_a_little_in_the_past() {
     assert_eq!(own.position_cm[0], f64::from(lab.walkers[0].position.x) + 0.25);
     assert_eq!((own.yaw_degrees, own.health), (90.0, 1.0));
 }
+
+#[test]
+fn who_closes_its_eyes_answers_like_everybody() {
+    let play = |blind: bool| {
+        let mut lab = Lab::playing();
+        if blind {
+            lab.session.close_eyes();
+        }
+        let mut blocks = Blocks::Full;
+        for _ in 0..50 {
+            lab.step(Some(blocks), &mut ());
+            blocks = Blocks::Since(1);
+        }
+        let seen = lab.session.replica().entities().len();
+        let own = *lab.session.replica().owner().unwrap();
+        assert_eq!(lab.session.replica().tick(), lab.tick);
+        assert_eq!(lab.session.stats().snapshots, 50);
+        (seen, (own, lab.heard.acked, lab.heard.inputs, lab.heard.resets, lab.datagrams_from_client))
+    };
+    let ((all, seeing), (none, blind)) = (play(false), play(true));
+    assert_eq!((all, none), (10, 0));
+    assert!(seeing.1.len() > 40, "{:?}", seeing.1);
+    assert_eq!(seeing, blind);
+}
