@@ -188,6 +188,17 @@ impl SendBatch {
         }
     }
 
+    /// As [`SendBatch::new`], for datagrams most of which have the same destination: neighbours for one destination
+    /// and of one length are handed to the kernel as one, which takes them apart again as late as it can (UDP
+    /// segmentation offload). Datagrams arrive as without it. Where the kernel cannot, they leave one by one.
+    ///
+    /// # Panics
+    /// If `slots` is 0 or above [`MAX_SLOTS`].
+    #[must_use]
+    pub fn joining(slots: usize) -> Self {
+        Self { scratch: sys::SendScratch::joining(slots), ..Self::new(slots) }
+    }
+
     /// The next free slot, with old bytes in it; `None` when the batch is full. Nothing is queued before
     /// [`commit`](Self::commit).
     pub fn slot(&mut self) -> Option<&mut [u8; DATAGRAM]> {

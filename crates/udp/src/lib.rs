@@ -6,6 +6,7 @@
 //! | [`UdpSocket`] | a non-blocking socket, registered with `mio` for readiness |
 //! | [`RecvBatch`] | slots that one `recvmmsg` fills; the bytes are opened in place |
 //! | [`SendBatch`] | slots that the caller fills in place; `sendmmsg` empties as many as the kernel takes |
+//! | [`SendBatch::joining`] | the same for one destination: the kernel gets many datagrams as one, which is cheaper |
 //! | [`UdpSocket::steer_by_connection_id`] | sends each datagram to the worker that owns its connection |
 //! | [`room_for_sockets`] | how many sockets the process may open, after raising the limit |
 //!

@@ -10,6 +10,7 @@
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
@@ -25,7 +26,11 @@ pub(crate) struct RecvScratch(Headers);
 
 /// Headers that one `sendmmsg` reads.
 #[derive(Debug)]
-pub(crate) struct SendScratch(Headers);
+pub(crate) struct SendScratch {
+    headers: Headers,
+    /// For every message the length of its segments; empty where datagrams are not joined.
+    segments: Box<[SegmentLength]>,
+}
 
 #[derive(Debug)]
 struct Headers {
@@ -35,7 +40,7 @@ struct Headers {
 }
 
 // SAFETY: the raw pointers in `messages` and `vectors` are dangling between calls; `recv` and `send`, which hold
-// `&mut Headers`, set every pointer that the kernel will follow before each call.
+// `&mut` to them, set every pointer that the kernel will follow before each call.
 unsafe impl Send for Headers {}
 
 impl RecvScratch {
@@ -46,8 +51,66 @@ impl RecvScratch {
 
 impl SendScratch {
     pub(crate) fn new(slots: usize) -> Self {
-        Self(Headers::new(slots))
+        Self { headers: Headers::new(slots), segments: Box::default() }
     }
+
+    pub(crate) fn joining(slots: usize) -> Self {
+        Self { segments: vec![SegmentLength::new(); slots].into_boxed_slice(), ..Self::new(slots) }
+    }
+}
+
+/// Most datagrams that are joined: `UDP_MAX_SEGMENTS` of the kernels until 6.9, and twice that since.
+const MOST_JOINED: usize = 64;
+/// Most bytes that are joined: an IP packet, with its headers, has at most 65,535.
+const MOST_JOINED_BYTES: usize = 65_000;
+
+/// The control message that tells the kernel where to take a joined message apart (`UDP_SEGMENT`, udp(7)).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct SegmentLength {
+    header: libc::cmsghdr,
+    bytes: u16,
+}
+
+const _: () = {
+    // SAFETY: they compute with their argument, and nothing else.
+    let (len, space) = unsafe { (libc::CMSG_LEN(0), libc::CMSG_SPACE(size_of::<u16>() as u32)) };
+    assert!(offset_of!(SegmentLength, bytes) == len as usize);
+    assert!(size_of::<SegmentLength>() == space as usize);
+};
+
+impl SegmentLength {
+    fn new() -> Self {
+        // SAFETY: cmsghdr is plain old data for which all zeroes is a value.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
+        header.cmsg_len = (offset_of!(Self, bytes) + size_of::<u16>()) as _;
+        Self { header, bytes: 0 }
+    }
+}
+
+/// How many datagrams from the front can be joined: for the same destination and as long as the first, which only
+/// the last may be shorter than. The first byte has to be the same, too: a receiver on this machine gets what is
+/// joined as one, and where sockets share its address the first datagram's ConnectionId decides for all.
+fn joinable(buffers: &[[u8; DATAGRAM]], departures: &[Departure]) -> usize {
+    let (first, tag) = (departures[0], buffers[0][0]);
+    if first.len == 0 {
+        return 1;
+    }
+    let most = MOST_JOINED.min(MOST_JOINED_BYTES / first.len).min(departures.len());
+    let mut joined = 1;
+    while joined < most {
+        let next = departures[joined];
+        if next.to != first.to || next.len > first.len || next.len == 0 || buffers[joined][0] != tag {
+            break;
+        }
+        joined += 1;
+        if next.len < first.len {
+            break;
+        }
+    }
+    joined
 }
 
 impl Headers {
@@ -62,14 +125,18 @@ impl Headers {
         }
     }
 
-    /// Points the header of `index` to its name and to `len` bytes at `base`.
-    fn point(&mut self, index: usize, name_len: socklen_t, base: *mut c_void, len: usize) {
+    /// Points the vector of `index` to `len` bytes at `base`.
+    fn point(&mut self, index: usize, base: *mut c_void, len: usize) {
         self.vectors[index] = iovec { iov_base: base, iov_len: len };
-        let header = &mut self.messages[index].msg_hdr;
-        header.msg_name = (&raw mut self.names[index]).cast();
+    }
+
+    /// Points a message's header to its name and to the vectors of a run.
+    fn describe(&mut self, message: usize, name_len: socklen_t, vectors: Range<usize>) {
+        let header = &mut self.messages[message].msg_hdr;
+        header.msg_name = (&raw mut self.names[message]).cast();
         header.msg_namelen = name_len;
-        header.msg_iov = &raw mut self.vectors[index];
-        header.msg_iovlen = 1;
+        header.msg_iov = self.vectors[vectors.clone()].as_mut_ptr();
+        header.msg_iovlen = vectors.len() as _;
         header.msg_control = ptr::null_mut();
         header.msg_controllen = 0;
         header.msg_flags = 0;
@@ -86,7 +153,8 @@ pub(crate) fn recv(
     let headers = &mut scratch.0;
     let slots = buffers.len().min(headers.messages.len());
     for (index, buffer) in buffers[..slots].iter_mut().enumerate() {
-        headers.point(index, size_of::<RawAddress>() as socklen_t, buffer.as_mut_ptr().cast(), DATAGRAM);
+        headers.point(index, buffer.as_mut_ptr().cast(), DATAGRAM);
+        headers.describe(index, size_of::<RawAddress>() as socklen_t, index..index + 1);
     }
     // SAFETY: the first `slots` messages were just pointed to live memory of the stated lengths, which the
     // borrows of `buffers` and `scratch` keep alive and unshared until the call returns.
@@ -118,21 +186,54 @@ pub(crate) fn send(
     departures: &[Departure],
     scratch: &mut SendScratch,
 ) -> io::Result<usize> {
-    let headers = &mut scratch.0;
-    let slots = buffers.len().min(headers.messages.len());
-    for (index, (buffer, departure)) in buffers.iter().zip(departures).enumerate().take(slots) {
-        let (name, name_len) = RawAddress::from_std(departure.to);
-        headers.names[index] = name;
-        // The kernel only reads through this pointer; the C type knows no const.
-        let base = buffer.as_ptr().cast_mut().cast();
-        headers.point(index, name_len, base, departure.len.min(DATAGRAM));
-    }
-    // SAFETY: the first `slots` messages were just pointed to live memory of the stated lengths, which the
+    let messages = describe(buffers, departures, scratch);
+    // SAFETY: the first `messages` messages were just pointed to live memory of the stated lengths, which the
     // borrows keep alive until the call returns; the kernel writes to nothing but `messages`.
     let sent = unsafe {
-        libc::sendmmsg(socket.as_raw_fd(), headers.messages.as_mut_ptr(), slots as u32, libc::MSG_DONTWAIT)
+        let first = scratch.headers.messages.as_mut_ptr();
+        libc::sendmmsg(socket.as_raw_fd(), first, messages as u32, libc::MSG_DONTWAIT)
     };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    let Ok(sent) = usize::try_from(sent) else {
+        let error = io::Error::last_os_error();
+        let was_joined = scratch.headers.messages[0].msg_hdr.msg_iovlen > 1;
+        if was_joined && matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO)) {
+            // So says a kernel that does not know the control message, and a device that cannot take messages
+            // apart. The datagrams leave one by one, now and from now on.
+            scratch.segments = Box::default();
+            return send(socket, buffers, departures, scratch);
+        }
+        return Err(error);
+    };
+    Ok(scratch.headers.messages[..sent].iter().map(|message| message.msg_hdr.msg_iovlen as usize).sum())
+}
+
+/// Makes messages of datagrams, and returns how many.
+fn describe(buffers: &[[u8; DATAGRAM]], departures: &[Departure], scratch: &mut SendScratch) -> usize {
+    let SendScratch { headers, segments } = scratch;
+    let slots = buffers.len().min(headers.messages.len());
+    let (mut messages, mut done) = (0, 0);
+    while done < slots {
+        let joined =
+            if segments.is_empty() { 1 } else { joinable(&buffers[done..slots], &departures[done..slots]) };
+        for index in done..done + joined {
+            // The kernel only reads through this pointer; the C type knows no const.
+            let base = buffers[index].as_ptr().cast_mut().cast();
+            headers.point(index, base, departures[index].len.min(DATAGRAM));
+        }
+        let (name, name_len) = RawAddress::from_std(departures[done].to);
+        headers.names[messages] = name;
+        headers.describe(messages, name_len, done..done + joined);
+        if joined > 1 {
+            let length = &mut segments[messages];
+            length.bytes = departures[done].len as u16;
+            let header = &mut headers.messages[messages].msg_hdr;
+            header.msg_control = (&raw mut *length).cast();
+            header.msg_controllen = size_of::<SegmentLength>() as _;
+        }
+        messages += 1;
+        done += joined;
+    }
+    messages
 }
 
 /// Whether a send error would meet every datagram, whatever its destination.
@@ -311,5 +412,69 @@ mod tests {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(RawAddress::from_std(address).0.to_std(), address, "{text}");
         }
+    }
+
+    fn departing(lengths: &[usize], to: SocketAddr) -> (Vec<[u8; DATAGRAM]>, Vec<Departure>) {
+        let numbered = (0..lengths.len()).map(|number| {
+            let mut buffer = [number as u8; DATAGRAM];
+            buffer[0] = 7;
+            buffer
+        });
+        (numbered.collect(), lengths.iter().map(|&len| Departure { to, len }).collect())
+    }
+
+    /// Datagrams of each message.
+    fn joined(scratch: &SendScratch) -> Vec<usize> {
+        scratch.headers.messages.iter().map(|message| message.msg_hdr.msg_iovlen as usize).collect()
+    }
+
+    #[test]
+    fn what_is_joined_arrives_as_single_datagrams() {
+        let local = "127.0.0.1:0".parse().unwrap();
+        let bind = || mio::net::UdpSocket::bind(local).unwrap();
+        let (here, there) = (bind(), bind());
+        let lengths = [50, 50, 50, 20, 50, 0, 0, 60, 60, 1_200, 1_200];
+        let (mut buffers, departures) = departing(&lengths, there.local_addr().unwrap());
+        buffers[8][0] = 8;
+        let mut scratch = SendScratch::joining(16);
+        assert_eq!(send(&here, &buffers, &departures, &mut scratch).unwrap(), lengths.len());
+        assert_eq!(
+            joined(&scratch)[..7],
+            [4, 1, 1, 1, 1, 1, 2],
+            "a shorter one is the last, and others begin otherwise"
+        );
+
+        let nobody = Arrival { from: local, len: 0, passed_over: false };
+        let (mut slots, mut arrivals) = ([[0; DATAGRAM]; 16], [nobody; 16]);
+        let received = recv(&there, &mut slots, &mut arrivals, &mut RecvScratch::new(16)).unwrap();
+        assert_eq!(received, lengths.len());
+        for (number, (arrival, slot)) in arrivals.iter().zip(&slots).take(received).enumerate() {
+            let len = arrival.len;
+            assert_eq!((len, &slot[..len]), (lengths[number], &buffers[number][..len]), "datagram {number}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_joined_than_the_kernel_takes() {
+        let to = "127.0.0.1:9".parse().unwrap();
+        for (len, most) in [(1, 64), (1_000, 64), (1_200, 54)] {
+            let (buffers, departures) = departing(&[len; 100], to);
+            assert_eq!(joinable(&buffers, &departures), most, "of {len} bytes");
+        }
+        let (buffers, mut departures) = departing(&[10; 3], to);
+        departures[2].to = "127.0.0.1:10".parse().unwrap();
+        assert_eq!(joinable(&buffers, &departures), 2);
+    }
+
+    #[test]
+    fn where_joined_datagrams_are_refused_they_leave_one_by_one() {
+        let here = mio::net::UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        // The kernel says the same of port 0 as of a control message that it does not know.
+        let (buffers, departures) = departing(&[50; 4], "127.0.0.1:0".parse().unwrap());
+        let mut scratch = SendScratch::joining(4);
+        let refused = send(&here, &buffers, &departures, &mut scratch).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+        assert_eq!(joined(&scratch), [1; 4]);
+        assert!(scratch.segments.is_empty());
     }
 }

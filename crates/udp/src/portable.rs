@@ -29,6 +29,11 @@ impl SendScratch {
     pub(crate) fn new(_slots: usize) -> Self {
         Self
     }
+
+    /// Nothing is joined here.
+    pub(crate) fn joining(_slots: usize) -> Self {
+        Self
+    }
 }
 
 /// Only Linux tells.
