@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 use rand::rngs::StdRng;
 use shadowland_client::replica::Watcher;
 use shadowland_client::session::{End, Event, Session};
+use shadowland_prefetch::prefetch;
 use shadowland_proto::Time;
 use shadowland_udp::{DATAGRAM, RecvBatch, SendBatch};
 use shadowland_wire::block::EntityRecord;
@@ -26,6 +27,8 @@ use crate::wander::{Pursuit, Wanderer};
 const BATCH: usize = 64;
 /// Batches that are taken from a socket before somebody else's turn.
 const BATCHES_PER_TURN: usize = 8;
+/// Bots whose memory is fetched ahead: more play than a cache holds.
+const AHEAD: usize = 8;
 /// Bots that are served before the sockets' turn. A thread with too much to do rather sends less than that it
 /// shows what has long passed.
 const BOTS_PER_TURN: u64 = 256;
@@ -131,7 +134,7 @@ impl Driver {
             rng,
             poll,
             sockets,
-            outbox: SendBatch::new(BATCH),
+            outbox: SendBatch::joining(BATCH),
             outbox_socket: 0,
             turns: 0,
             next: 0,
@@ -213,23 +216,47 @@ impl Driver {
                 }
             };
             let now = self.clock.now();
-            for (from, datagram) in inbox.iter_mut() {
-                if from == self.config.server
-                    && let Some(bot) = self.sockets[socket].route(datagram)
-                {
-                    match &mut self.bots[bot].line {
-                        Some(line) => line.arrive(now, datagram),
-                        None => self.hand_over(now, bot, datagram),
-                    }
-                } else {
+            let recipients = self.route(socket, inbox);
+            for slot in 0..received {
+                if let Some(&Some(bot)) = recipients.get(slot + AHEAD) {
+                    self.prefetch_session(bot);
+                }
+                let Some((_, datagram)) = inbox.datagram(slot) else { continue };
+                let Some(bot) = recipients[slot] else {
                     // Such as a second answer to a request that was repeated.
                     self.stats.strays += 1;
+                    continue;
+                };
+                match &mut self.bots[bot].line {
+                    Some(line) => line.arrive(now, datagram),
+                    None => self.hand_over(now, bot, datagram),
                 }
             }
             if received < BATCH {
                 self.sockets[socket].readable = false;
                 return;
             }
+        }
+    }
+
+    /// The bots that the datagrams of a batch are for, whose memory is on its way from here on.
+    fn route(&self, socket: usize, inbox: &mut RecvBatch) -> [Option<usize>; BATCH] {
+        let mut recipients = [None; BATCH];
+        for (slot, recipient) in recipients.iter_mut().enumerate().take(inbox.filled()) {
+            let Some((from, datagram)) = inbox.datagram(slot) else { continue };
+            if from == self.config.server {
+                *recipient = self.sockets[socket].route(datagram);
+            }
+            if let Some(bot) = *recipient {
+                prefetch(&self.bots[bot]);
+            }
+        }
+        recipients
+    }
+
+    fn prefetch_session(&self, bot: usize) {
+        if let Some(session) = &self.bots[bot].session {
+            session.prefetch();
         }
     }
 
@@ -290,6 +317,8 @@ impl Driver {
         for _ in 0..due.saturating_sub(self.turns).min(BOTS_PER_TURN) {
             self.turns += 1;
             let number = self.next;
+            prefetch(&self.bots[(number + 2 * AHEAD) % self.bots.len()]);
+            self.prefetch_session((number + AHEAD) % self.bots.len());
             self.next = (number + 1) % self.bots.len();
             self.serve(now, number);
         }
