@@ -38,6 +38,8 @@ pub mod cpus;
 pub mod demo;
 pub mod embed;
 mod handover;
+#[cfg(test)]
+mod hot_path;
 mod hub;
 pub mod identity;
 pub mod integrity;

@@ -311,14 +311,14 @@ impl Drop for Server {
 }
 
 /// A worker's socket, and what it waits with.
-struct Ear {
-    poll: Poll,
-    socket: UdpSocket,
-    waker: Arc<Waker>,
+pub(crate) struct Ear {
+    pub(crate) poll: Poll,
+    pub(crate) socket: UdpSocket,
+    pub(crate) waker: Arc<Waker>,
 }
 
 impl Ear {
-    fn new(mut socket: UdpSocket) -> io::Result<Self> {
+    pub(crate) fn new(mut socket: UdpSocket) -> io::Result<Self> {
         let poll = Poll::new()?;
         poll.registry().register(&mut socket, worker::SOCKET, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), worker::WAKER)?);

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use shadowland_proto::{Time, TokenVerifier};
 use shadowland_udp::{DATAGRAM, RecvBatch, RecvStats, SendBatch, SendStats, UdpSocket};
@@ -62,6 +63,10 @@ pub(crate) struct Parts {
 /// A worker's state.
 pub(crate) struct Worker {
     parts: Parts,
+    events: Events,
+    inbox: RecvBatch,
+    /// There may be datagrams that were not received.
+    readable: bool,
     outbox: SendBatch,
     received: RecvStats,
     /// The socket buffer was full: `poll` says when it is worth trying again.
@@ -127,6 +132,9 @@ impl Worker {
         Self {
             empty_at: parts.clock.now(),
             parts,
+            events: Events::with_capacity(8),
+            inbox: RecvBatch::new(BATCH),
+            readable: true,
             outbox: SendBatch::new(BATCH),
             received: RecvStats::default(),
             blocked: false,
@@ -138,44 +146,50 @@ impl Worker {
 
     /// Receives and sends until told to stop.
     pub(crate) fn run(mut self) {
-        let mut events = Events::with_capacity(8);
-        let mut inbox = RecvBatch::new(BATCH);
-        let mut readable = true;
         while !self.parts.control.stops() {
-            let busy = readable || (self.parts.hub.is_in_round() && !self.blocked);
-            let sleep = if busy { Duration::ZERO } else { LONGEST_SLEEP };
-            if let Err(error) = self.parts.poll.poll(&mut events, Some(sleep))
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                self.report("cannot wait for datagrams", &error);
-                std::thread::sleep(GOODBYE_PAUSE);
-            }
-            if !busy {
-                // Whatever is there has just ended the sleep.
-                self.empty_at = self.parts.clock.now();
-            }
-            for event in events.iter().filter(|event| event.token() == SOCKET) {
-                readable |= event.is_readable();
-                if self.blocked && event.is_writable() {
-                    self.set_blocked(false);
-                }
-            }
-            if readable {
-                readable = self.receive(&mut inbox);
-            }
-            self.receive_from_workers();
-            self.start_round();
-            self.continue_round();
-            self.flush();
+            self.turn(LONGEST_SLEEP);
         }
         self.say_goodbye();
     }
 
+    /// Does a part of what there is to do; where there is nothing, it waits for as long as it may.
+    pub(crate) fn turn(&mut self, longest_sleep: Duration) {
+        let busy = self.is_busy();
+        let sleep = if busy { Duration::ZERO } else { longest_sleep };
+        if let Err(error) = self.parts.poll.poll(&mut self.events, Some(sleep))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.report("cannot wait for datagrams", &error);
+            std::thread::sleep(GOODBYE_PAUSE);
+        }
+        if !busy {
+            // Whatever is there has just ended the sleep.
+            self.empty_at = self.parts.clock.now();
+        }
+        let is_socket = |event: &&Event| event.token() == SOCKET;
+        self.readable |= self.events.iter().filter(is_socket).any(Event::is_readable);
+        if self.blocked && self.events.iter().filter(is_socket).any(Event::is_writable) {
+            self.set_blocked(false);
+        }
+        if self.readable {
+            self.readable = self.receive();
+        }
+        self.receive_from_workers();
+        self.start_round();
+        self.continue_round();
+        self.flush();
+    }
+
+    /// Whether there is something to do without waiting for it.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.readable || (self.parts.hub.is_in_round() && !self.blocked)
+    }
+
     /// Takes some batches off the socket; returns whether there may be more.
-    fn receive(&mut self, inbox: &mut RecvBatch) -> bool {
+    fn receive(&mut self) -> bool {
         let before = self.parts.hub.handshakes();
         for _ in 0..BATCHES_PER_TURN {
-            let received = match self.parts.socket.recv(inbox) {
+            let received = match self.parts.socket.recv(&mut self.inbox) {
                 Ok(received) => received,
                 Err(error) => {
                     self.report("cannot receive", &error);
@@ -185,15 +199,15 @@ impl Worker {
             let now = self.parts.clock.now();
             // Room for an answer to each.
             self.flush();
-            let Parts { hub, handover, .. } = &mut self.parts;
+            let Self { parts: Parts { hub, handover, .. }, inbox, outbox, .. } = self;
             if let Some(handover) = handover {
                 inbox.retain(|from, datagram| !handover.pass_on(from, datagram));
             }
-            hub.receive_batch(now, inbox, &mut self.outbox);
+            hub.receive_batch(now, inbox, outbox);
             let handled = self.parts.clock.now();
             let waited = handled - self.empty_at;
             record_many(&mut self.parts.latencies.lock().receive_us, waited, received as u64);
-            self.received = *inbox.stats();
+            self.received = *self.inbox.stats();
             // A batch that is not full has seen the socket empty: what arrives now is told by the poll.
             if received < BATCH {
                 self.empty_at = now;

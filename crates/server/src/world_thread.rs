@@ -66,7 +66,8 @@ impl WorldThread {
         }
     }
 
-    fn tick(&mut self) {
+    /// Simulates a tick, and publishes what came of it.
+    pub(crate) fn tick(&mut self) {
         let started = self.clock.now();
         self.hear_completions();
         self.side.pause_creatures(self.control.creatures_paused());
