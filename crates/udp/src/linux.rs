@@ -204,7 +204,7 @@ pub(crate) fn send(
         }
         return Err(error);
     };
-    Ok(scratch.headers.messages[..sent].iter().map(|message| message.msg_hdr.msg_iovlen as usize).sum())
+    Ok(scratch.headers.messages[..sent].iter().map(|message| message.msg_hdr.msg_iovlen).sum())
 }
 
 /// Makes messages of datagrams, and returns how many.
@@ -425,7 +425,7 @@ mod tests {
 
     /// Datagrams of each message.
     fn joined(scratch: &SendScratch) -> Vec<usize> {
-        scratch.headers.messages.iter().map(|message| message.msg_hdr.msg_iovlen as usize).collect()
+        scratch.headers.messages.iter().map(|message| message.msg_hdr.msg_iovlen).collect()
     }
 
     #[test]
