@@ -22,6 +22,13 @@ impl Time {
         self.0
     }
 
+    /// Microseconds since `earlier`; zero when it is in fact later.
+    #[must_use]
+    #[inline]
+    pub const fn micros_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Milliseconds since the start.
     #[must_use]
     pub const fn as_millis(self) -> u64 {

@@ -123,7 +123,7 @@ impl Hub {
             let mut claimed =
                 |index| inbox.datagram(index).and_then(|(_, datagram)| Slot::claimed_by(datagram));
             if let Some(slot) = claimed(index) {
-                self.endpoint.prefetch(slot);
+                self.endpoint.prefetch(slot, Player::RECEIVE_BYTES);
             }
             let before = index.checked_sub(GROUP).and_then(&mut claimed);
             if let Some(session) = before.and_then(|slot| self.endpoint.in_place_of(slot)) {
@@ -263,9 +263,9 @@ impl Hub {
         }
         let group = |ahead: usize| self.listed.iter().skip(next + ahead * GROUP).take(GROUP);
         if next == 0 {
-            group(0).chain(group(1)).for_each(|&slot| self.endpoint.prefetch(slot));
+            group(0).chain(group(1)).for_each(|&slot| self.endpoint.prefetch(slot, Player::SERVE_BYTES));
         }
-        group(2).for_each(|&slot| self.endpoint.prefetch(slot));
+        group(2).for_each(|&slot| self.endpoint.prefetch(slot, Player::SERVE_BYTES));
         for session in group(1).filter_map(|&slot| self.endpoint.in_place_of(slot)) {
             session.connection.prefetch_more();
             if let Some(player) = &session.data {
@@ -347,7 +347,7 @@ impl Hub {
         let Session { connection, data, login, .. } = session;
         let address = connection.address().expect("a server's session has one from the start");
         let player = data.as_mut().expect("a listed session has a player");
-        if connection.next_timeout().is_some_and(|at| now >= at) {
+        if connection.is_due(now) {
             connection.on_timeout(now);
             if let Some(failure) = connection.take_integrity_failure() {
                 stats.integrity_failed += 1;

@@ -1,5 +1,6 @@
 //! What a worker hangs on a session: how far its player is on the way into the world, and what comes in from it.
 
+use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -25,10 +26,10 @@ const PLACE_PATIENCE: Duration = Duration::from_secs(1);
 /// Messages of the game's own that a session hands over in one tick; further ones are not taken, and come again.
 const MAILS_PER_TICK: u32 = 64;
 
-/// A session's way into the world.
+/// A session's way into the world. What an input needs comes first, and then what a snapshot does.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Player {
-    pub(crate) stage: Stage,
     /// Whether the worker has it on its list: the client has confirmed the keys.
     pub(crate) listed: bool,
     /// Whether it was logged that the client has failed an integrity challenge.
@@ -48,6 +49,7 @@ pub(crate) struct Player {
     counted_at: Tick,
     /// Of a player in the world, if the game has a mailbox.
     pub(crate) letterbox: Option<Box<Letterbox>>,
+    pub(crate) stage: Stage,
 }
 
 /// How far a player is.
@@ -67,6 +69,10 @@ pub(crate) enum Stage {
 }
 
 impl Player {
+    /// What is looked at of a player when its datagram comes, and when it is served, from the beginning on.
+    pub(crate) const RECEIVE_BYTES: usize = offset_of!(Self, stage) + Viewer::ACKED_BYTES;
+    pub(crate) const SERVE_BYTES: usize = offset_of!(Self, stage) + Viewer::HEAD_BYTES;
+
     pub(crate) fn handle(&self) -> Option<PlayerHandle> {
         match &self.stage {
             Stage::Playing { viewer, .. } => Some(viewer.player()),

@@ -10,6 +10,8 @@ use crate::sight;
 
 /// Most layers of interest.
 pub const MAX_LAYERS: usize = 4;
+/// Most ticks between updates of what is distant.
+pub const DISTANT_PERIOD_MAX: u32 = 60;
 /// Most entities that a world can hold; the indices of as many again as a quarter of them may rest.
 pub const MAX_ENTITIES: usize = 800_000;
 
@@ -189,7 +191,11 @@ impl WorldConfig {
             "at least player_capacity + npcs",
         )?;
         require((0.0..=1.0).contains(&self.near_share), "near_share", "between 0 and 1")?;
-        require((1..=60).contains(&self.distant_period), "distant_period", "between 1 and 60 ticks")?;
+        require(
+            (1..=DISTANT_PERIOD_MAX).contains(&self.distant_period),
+            "distant_period",
+            "between 1 and 60 ticks",
+        )?;
         require(
             self.look_periods.iter().all(|period| (1..=60).contains(period)),
             "look_periods",

@@ -149,17 +149,17 @@ impl Controller for NewReno {
 }
 
 /// How long the shortest round trip is believed in.
-const LEAST_FOR: Duration = Duration::from_secs(10);
+const LEAST_FOR_US: u64 = 10_000_000;
 /// What one flow leaves in a queue is about `1 / DELTA` packets: 2.
 const PACKETS_IN_QUEUE: u64 = 2;
 /// At least so long the shortest of the last round trips is taken for the standing one, so that jitter does not
 /// look like a queue.
-const STANDING_FOR_MIN: Duration = Duration::from_millis(50);
+const STANDING_FOR_MIN_US: u64 = 50_000;
 /// Velocity doubles up to where a round trip moves the window by a quarter.
 const STEPS_PER_WINDOW: u64 = 4;
 /// A queue that never empties hides how short a round trip is, be it of others or of our own: so often the window
 /// shrinks to a quarter for a moment to look.
-const LOOK_AFTER: Duration = Duration::from_millis(2_500);
+const LOOK_AFTER_US: u64 = 2_500_000;
 /// That moment, beside one round trip.
 const LOOK_FOR: Duration = Duration::from_millis(100);
 /// The share of packets lost in a round trip, in percent, above which a short queue is overflowing whatever the
@@ -169,25 +169,26 @@ const LOSS_TOLERATED_PERCENT: u64 = 35;
 /// Copa: the window follows the rate `1 / (delta * queueing delay)`, which keeps about two packets in the
 /// bottleneck's queue, empties it every few round trips, and shares a link evenly among its like.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Copa {
+    /// The window is small until then, to see how long a round trip is without a queue.
+    looks_until: Option<Time>,
     window: u64,
-    least: WindowedLeast,
-    standing: WindowedLeast,
-    slow_start: bool,
-    velocity: u64,
-    rises: bool,
-    /// Round trips in a row in which the window has gone one way.
-    rounds_one_way: u32,
-    round_since: Time,
-    round_window: u64,
-    round_acked: u64,
-    round_lost: u64,
     /// Bytes of growth below one.
     fraction: u64,
     /// When the window was small last.
     looked_at: Time,
-    /// The window is small until then, to see how long a round trip is without a queue.
-    looks_until: Option<Time>,
+    least: WindowedLeast,
+    standing: WindowedLeast,
+    round_since: Time,
+    round_window: u64,
+    round_acked: u32,
+    round_lost: u32,
+    velocity: u64,
+    /// Round trips in a row in which the window has gone one way.
+    rounds_one_way: u32,
+    slow_start: bool,
+    rises: bool,
 }
 
 impl Copa {
@@ -221,7 +222,7 @@ impl Copa {
             // Who sends less than it may builds no queue.
             self.looked_at = ack.now;
         }
-        if self.looks_until.is_none() && ack.now - self.looked_at >= LOOK_AFTER {
+        if self.looks_until.is_none() && ack.now.micros_since(self.looked_at) >= LOOK_AFTER_US {
             self.looks_until = Some(ack.now + LOOK_FOR + Duration::from_micros(ack.smoothed_us));
         }
         self.looks_until.is_some()
@@ -242,8 +243,8 @@ impl Copa {
             let most = packets / (STEPS_PER_WINDOW * PACKETS_IN_QUEUE);
             self.velocity = (2 * self.velocity).min(most.max(1));
         }
-        let sent = self.round_acked + self.round_lost;
-        if sent >= 8 && self.round_lost * 100 > sent * LOSS_TOLERATED_PERCENT {
+        let [acked, lost] = [self.round_acked, self.round_lost].map(u64::from);
+        if acked + lost >= 8 && lost * 100 > (acked + lost) * LOSS_TOLERATED_PERCENT {
             self.window = (self.window * 7 / 10).max(WINDOW_MIN);
             self.slow_start = false;
         }
@@ -273,11 +274,11 @@ impl Copa {
 
 impl Controller for Copa {
     fn on_ack(&mut self, ack: &AckEvent) {
-        self.round_acked += ack.bytes.div_ceil(PACKET_BYTES);
+        self.round_acked = self.round_acked.saturating_add(ack.bytes.div_ceil(PACKET_BYTES) as u32);
         if let Some(rtt_us) = ack.rtt_us {
-            let standing_for = Duration::from_micros(ack.smoothed_us / 2).max(STANDING_FOR_MIN);
-            self.least.add(ack.now, rtt_us, LEAST_FOR / 2);
-            self.standing.add(ack.now, rtt_us, standing_for / 2);
+            let standing_for_us = (ack.smoothed_us / 2).max(STANDING_FOR_MIN_US);
+            self.least.add(ack.now, rtt_us, LEAST_FOR_US / 2);
+            self.standing.add(ack.now, rtt_us, standing_for_us / 2);
         }
         if self.looks(ack) {
             return;
@@ -296,13 +297,13 @@ impl Controller for Copa {
             self.turn(is_below);
             self.step(is_below, ack.bytes);
         }
-        if ack.now - self.round_since >= Duration::from_micros(ack.smoothed_us) {
+        if ack.now.micros_since(self.round_since) >= ack.smoothed_us {
             self.end_round(ack.now);
         }
     }
 
     fn on_loss(&mut self, _now: Time, _sent_at: Time) {
-        self.round_lost += 1;
+        self.round_lost = self.round_lost.saturating_add(1);
     }
 
     fn on_silence(&mut self) {
@@ -318,25 +319,33 @@ impl Controller for Copa {
 }
 
 /// The least of the samples of the last one to two periods.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct WindowedLeast {
-    current: Option<u64>,
-    previous: Option<u64>,
     since: Time,
+    /// Of this period and of the one before; the largest number stands for no sample.
+    least: [u32; 2],
+}
+
+impl Default for WindowedLeast {
+    fn default() -> Self {
+        Self { since: Time::default(), least: [u32::MAX; 2] }
+    }
 }
 
 impl WindowedLeast {
-    fn add(&mut self, now: Time, sample: u64, period: Duration) {
-        if now - self.since >= period {
-            self.previous = if now - self.since >= 2 * period { None } else { self.current };
-            self.current = None;
-            self.since = now;
+    fn add(&mut self, now: Time, sample_us: u64, period_us: u64) {
+        let passed_us = now.micros_since(self.since);
+        if passed_us >= period_us {
+            let before = if passed_us >= 2 * period_us { u32::MAX } else { self.least[0] };
+            (self.since, self.least) = (now, [u32::MAX, before]);
         }
-        self.current = Some(self.current.map_or(sample, |least| least.min(sample)));
+        self.least[0] = self.least[0].min(u32::try_from(sample_us).unwrap_or(u32::MAX - 1));
     }
 
+    /// In microseconds.
     fn get(&self) -> Option<u64> {
-        self.current.into_iter().chain(self.previous).min()
+        let least = self.least[0].min(self.least[1]);
+        (least != u32::MAX).then(|| least.into())
     }
 }
 
@@ -402,9 +411,9 @@ mod tests {
     #[test]
     fn the_least_sample_is_forgotten_after_two_periods() {
         let mut least = WindowedLeast::default();
-        let period = Duration::from_secs(1);
+        let period_us = 1_000_000;
         for (second, sample, expected) in [(0, 5, 5), (1, 9, 5), (2, 8, 8), (9, 10, 10)] {
-            least.add(Time::from_micros(second * 1_000_000), sample, period);
+            least.add(Time::from_micros(second * 1_000_000), sample, period_us);
             assert_eq!(least.get(), Some(expected), "after {second} s");
         }
     }

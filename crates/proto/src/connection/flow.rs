@@ -29,19 +29,19 @@ pub struct Path {
     pub rate_bytes_per_s: u64,
 }
 
-/// The sending side of a connection's congestion control.
+/// The sending side of a connection's congestion control. What sending needs comes first.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Flow {
-    controller: Chosen,
     pacer: Pacer,
-    floor_bytes: usize,
     /// Most bytes under way in this and in the previous round trip.
     used: [u64; 2],
-    round_since: Time,
     /// Packets that may leave past the window, because a timeout says that it may be full of lost ones.
     probes: u8,
     /// Timeouts since something was acknowledged.
     timeouts: u32,
+    controller: Chosen,
+    round_since: Time,
 }
 
 /// What waits for a way out.
@@ -57,15 +57,7 @@ impl Flow {
     pub(super) fn new(config: &TransportConfig, now: Time) -> Self {
         let controller = Chosen::new(config.congestion);
         let pacer = Pacer::new(now, controller.window().unwrap_or(0), config.burst);
-        Self {
-            controller,
-            pacer,
-            floor_bytes: config.budget_floor_bytes,
-            used: [0; 2],
-            round_since: now,
-            probes: 0,
-            timeouts: 0,
-        }
+        Self { pacer, used: [0; 2], probes: 0, timeouts: 0, controller, round_since: now }
     }
 
     /// Whether a packet with reliable messages may leave now.
@@ -89,12 +81,19 @@ impl Flow {
     }
 
     /// Bytes of datagrams that replication may send now, while `waiting` bytes of reliable messages wait, which
-    /// get at most half.
-    pub(super) fn budget(&mut self, now: Time, rtt: &Rtt, in_flight: u64, waiting: usize) -> usize {
+    /// get at most half. Never less than `floor`.
+    pub(super) fn budget(
+        &mut self,
+        now: Time,
+        rtt: &Rtt,
+        in_flight: u64,
+        waiting: usize,
+        floor: usize,
+    ) -> usize {
         let Some(window) = self.controller.window() else { return usize::MAX };
         self.pacer.fill(now, Pacer::rate(window, rtt.smoothed_us()));
         let free = self.pacer.available().min(window.saturating_sub(in_flight)) as usize;
-        (free - waiting.min(free / 2)).max(self.floor_bytes)
+        (free - waiting.min(free / 2)).max(floor)
     }
 
     /// A packet has left that will be acknowledged.
@@ -120,7 +119,7 @@ impl Flow {
         let sent_at = Time::from_micros(now.as_micros().saturating_sub(newest_age_us));
         let used = self.used[0].max(self.used[1]);
         self.controller.on_ack(&AckEvent { now, bytes, rtt_us: sample_us, smoothed_us, sent_at, used });
-        if now - self.round_since >= Duration::from_micros(smoothed_us) {
+        if now.micros_since(self.round_since) >= smoothed_us {
             self.used = [0, self.used[0]];
             self.round_since = now;
         }

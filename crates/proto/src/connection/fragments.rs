@@ -88,13 +88,18 @@ impl Assemblies {
         }
     }
 
-    /// A packet of the peer has arrived.
+    /// A packet of the peer has arrived. Need not be told while no message is open, but of those that end a pause.
     pub(super) fn heard(&mut self, now: Time) {
         let pause = now - self.heard_at;
         if pause > SILENCE {
             self.silence += pause;
         }
         self.heard_at = now;
+    }
+
+    /// Whether a message has arrived in part.
+    pub(super) fn are_open(&self) -> bool {
+        !self.open.is_empty()
     }
 
     /// Whether a message has failed.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shadowland_prefetch::prefetch;
 use shadowland_wire::header::Channel;
 use shadowland_wire::limits::REORDER_WINDOW;
 use shadowland_wire::message::fragment::Fragment;
@@ -46,12 +45,6 @@ pub(super) enum NotTaken {
 }
 
 impl Inbox {
-    /// Fetches into the cache what is looked at when nothing reliable arrives.
-    #[inline]
-    pub(super) fn prefetch(&self) {
-        prefetch(&self.assemblies);
-    }
-
     pub(super) fn new(config: &TransportConfig) -> Self {
         Self {
             next_id: [0; StreamId::COUNT],

@@ -21,6 +21,10 @@
 //!
 //! An idle connection takes 4 KiB, of which 2 KiB are for the last 256 packets sent. Reliable messages take more only
 //! while there are some; how much at most, `docs/TUNING.md` tells.
+//!
+//! A server with ten thousand connections finds none of them in a cache, and waits for each line of memory that it
+//! touches. So the parts of a connection, and the fields of a part, stand in the order of their use (`repr(C)`), and
+//! a packet with nothing but state in it touches no part that has nothing to do.
 
 mod compress;
 mod config;
@@ -102,9 +106,9 @@ const UNHEARD_MAX: u64 = sent::SENT_PACKETS as u64 - 56;
 /// How often Disconnect is sent: it is never answered.
 const DISCONNECTS: u8 = 3;
 
-/// What is always looked at of an outbox and of the counters, in bytes from their beginnings.
-const OUTBOX_HEAD_BYTES: usize = 192;
-const STATS_HEAD_BYTES: usize = 128;
+/// How much of a connection every packet needs, from its beginning.
+const HEAD_BYTES: usize = offset_of!(Connection, stats);
+const _: () = assert!(HEAD_BYTES <= 8 * 64, "ten thousand of them are read twice in a tick");
 
 /// The application's side of an incoming packet.
 pub trait Receiver {
@@ -152,7 +156,7 @@ pub(crate) enum Role {
 ///
 /// The fields stand in the order of their use: those that every packet needs come first, so that
 /// [`Connection::prefetch`] has them in few lines of the cache.
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Connection {
     id: u32,
     role: Role,
@@ -162,10 +166,31 @@ pub struct Connection {
     /// The server has answered a ReliableHandshake, and the client is not known to have heard it. Until then it
     /// refuses everything else, so that every packet carries the answer.
     answer_unheard: bool,
+    /// Large messages have arrived in part.
+    assembles: bool,
     parameters: SessionParameters,
+    /// Before this nothing times out; see [`Connection::is_due`].
+    quiet_until: Time,
+    config: Arc<TransportConfig>,
     heard_at: Time,
     /// When this side last sent something that will be acknowledged.
     asked_at: Time,
+    pending: Pending,
+    rtt: Rtt,
+    received: Received,
+    replay: ReplayWindow,
+    intake: Intake,
+    flow: Flow,
+    sealer: Sealer,
+    /// Of these five only the beginnings are looked at, as long as everything goes its usual way.
+    stats: Stats,
+    keys: Keys,
+    paths: Paths,
+    outbox: Outbox,
+    sent: SentPackets,
+    inbox: Inbox,
+    /// Only where there are challenges, or what answers them.
+    integrity: Option<Box<Integrity>>,
     /// Until when the connection must be established; there is such a time from the confirmation on.
     establish_by: Option<Time>,
     /// The client's next ReliableHandshake, and the pause after it.
@@ -174,23 +199,6 @@ pub struct Connection {
     /// The last Ping and when it was sent; `None` once it is answered.
     ping: Option<(u32, Time)>,
     next_ping_id: u32,
-    pending: Pending,
-    config: Arc<TransportConfig>,
-    intake: Intake,
-    /// Only where there are challenges, or what answers them.
-    integrity: Option<Box<Integrity>>,
-    replay: ReplayWindow,
-    received: Received,
-    sent: SentPackets,
-    rtt: Rtt,
-    flow: Flow,
-    sealer: Sealer,
-    keys: Keys,
-    paths: Paths,
-    /// The rest is needed for reliable messages; of outbox, inbox and counters only the beginnings are always looked at.
-    outbox: Outbox,
-    inbox: Inbox,
-    stats: Stats,
 }
 
 /// Control messages that wait for the next packet. Each is there at most once.
@@ -225,34 +233,36 @@ impl Connection {
             Role::Server => &keys.server_to_client,
         };
         Self {
-            role,
             id: acceptance.connection_id,
-            parameters: acceptance.parameters,
+            role,
             state: State::Handshaking,
             confirmed: false,
-            establish_by: None,
-            sealer: Sealer::new(seal_key, acceptance.connection_id),
-            keys: Keys::new(role, keys, entropy, now),
-            paths: Paths::default(),
-            intake: Intake::default(),
-            integrity: None,
-            replay: ReplayWindow::new(),
-            received: Received::new(&config),
-            sent: SentPackets::new(&config),
-            rtt: Rtt::default(),
-            flow: Flow::new(&config, now),
-            outbox: Outbox::new(),
-            inbox: Inbox::new(&config),
-            config,
-            pending: Pending::default(),
-            ping: None,
-            next_ping_id: 0,
+            answer_unheard: false,
+            assembles: false,
+            parameters: acceptance.parameters,
+            quiet_until: Time::default(),
             heard_at: now,
             asked_at: now,
+            pending: Pending::default(),
+            rtt: Rtt::default(),
+            received: Received::new(),
+            replay: ReplayWindow::new(),
+            intake: Intake::default(),
+            flow: Flow::new(&config, now),
+            sealer: Sealer::new(seal_key, acceptance.connection_id),
+            stats: Stats::default(),
+            keys: Keys::new(role, keys, entropy, now),
+            paths: Paths::default(),
+            outbox: Outbox::new(),
+            sent: SentPackets::new(&config),
+            inbox: Inbox::new(&config),
+            integrity: None,
+            establish_by: None,
             hello_at: (role == Role::Client).then_some(now),
             hello_pause: HELLO_PAUSE,
-            answer_unheard: false,
-            stats: Stats::default(),
+            ping: None,
+            next_ping_id: 0,
+            config,
         }
     }
 
@@ -287,9 +297,12 @@ impl Connection {
     /// some microseconds before, and followed by [`Connection::prefetch_more`].
     #[inline]
     pub fn prefetch(&self) {
-        prefetch_first(self, offset_of!(Self, outbox) + OUTBOX_HEAD_BYTES);
-        prefetch_first(&self.stats, STATS_HEAD_BYTES);
-        self.inbox.prefetch();
+        prefetch_first(self, HEAD_BYTES);
+        prefetch_first(&self.stats, Stats::HEAD_BYTES);
+        prefetch_first(&self.keys, Keys::HEAD_BYTES);
+        prefetch_first(&self.paths, Paths::HEAD_BYTES);
+        prefetch_first(&self.outbox, Outbox::HEAD_BYTES);
+        prefetch_first(&self.sent, SentPackets::HEAD_BYTES);
     }
 
     /// What can only be fetched when [`Connection::prefetch`] is through.
@@ -334,7 +347,8 @@ impl Connection {
     /// `at_most` is not. Whoever sends more is not held back, but finds less in the following ticks.
     pub fn budget_bytes(&mut self, now: Time, at_most: usize) -> usize {
         let waiting = if self.outbox.is_ready() { self.outbox.waiting_bytes() } else { 0 };
-        self.flow.budget(now, &self.rtt, self.sent.in_flight(), waiting).min(at_most)
+        let floor = self.config.budget_floor_bytes;
+        self.flow.budget(now, &self.rtt, self.sent.in_flight(), waiting, floor).min(at_most)
     }
 
     /// Whether the application may send more than one packet at a time. Of packets that were sent long ago nothing is
@@ -357,7 +371,10 @@ impl Connection {
     pub fn send(&mut self, channel: Channel, stream: u8, kind: u8, body: &[u8]) -> Result<(), SendError> {
         match self.state {
             State::Closed(_) => Err(SendError::Closed),
-            _ => self.outbox.push(&self.config, channel, stream, kind, body),
+            _ => {
+                self.rouse();
+                self.outbox.push(&self.config, channel, stream, kind, body)
+            }
         }
     }
 
@@ -397,21 +414,44 @@ impl Connection {
         if matches!(self.state, State::Closed(_)) {
             return None;
         }
-        [
+        [self.received.due(), self.paced_until()].into_iter().flatten().chain([self.times_out_at()]).min()
+    }
+
+    /// Whether [`Connection::on_timeout`] has something to do; for whoever asks again and again, and calls
+    /// [`Connection::poll_transmit`] as often: cheaper than [`Connection::next_timeout`], and does not tell of what
+    /// only waits to be sent.
+    #[inline]
+    pub fn is_due(&mut self, now: Time) -> bool {
+        if now < self.quiet_until {
+            debug_assert!(matches!(self.state, State::Closed(_)) || now < self.times_out_at());
+            return false;
+        }
+        if matches!(self.state, State::Closed(_)) {
+            return false;
+        }
+        self.quiet_until = self.times_out_at();
+        now >= self.quiet_until
+    }
+
+    /// Something has happened after which a timeout may come sooner than it seemed.
+    fn rouse(&mut self) {
+        self.quiet_until = Time::default();
+    }
+
+    /// When the first timeout comes of a connection that is not closed. Most packets only put it off; what may bring
+    /// it nearer calls [`Connection::rouse`].
+    fn times_out_at(&self) -> Time {
+        let sooner = [
             self.hello_at,
             self.establish_by,
-            self.received.due(),
             self.outbox.deadline(),
             self.sent.loss_at(),
-            self.paced_until(),
             self.paths.deadline(),
             self.integrity.as_deref().and_then(Integrity::deadline),
-        ]
-        .into_iter()
-        .flatten()
-        .chain((self.state == State::Established).then(|| self.ping_at().min(self.keys.deadline())))
-        .chain([self.idle_at()])
-        .min()
+        ];
+        let established =
+            (self.state == State::Established).then(|| self.ping_at().min(self.keys.deadline()));
+        sooner.into_iter().flatten().chain(established).fold(self.idle_at(), Time::min)
     }
 
     /// Does what is due: repeats, a Ping, the end. Then [`Connection::poll_transmit`] has it.
@@ -455,6 +495,7 @@ impl Connection {
         if matches!(self.state, State::Closed(_)) {
             return;
         }
+        self.rouse();
         self.end(CloseReason::Local(reason));
         // A server sends nothing sealed to a client that has not confirmed the keys.
         if self.confirmed || self.role == Role::Client {
@@ -513,9 +554,12 @@ impl Connection {
         if !self.confirmed {
             self.confirmed = true;
             self.establish_by = Some(now + ESTABLISH_TIMEOUT);
+            self.rouse();
         }
         self.heard_at = now;
-        self.inbox.assemblies.heard(now);
+        if self.assembles {
+            self.inbox.assemblies.heard(now);
+        }
 
         let reliable = self.apply(now, payload, receiver)?;
         let asks = match header.flags.contains(Flags::ACKNOWLEDGMENT) {
@@ -523,7 +567,7 @@ impl Connection {
             false if reliable => Asks::ForReliable,
             false => Asks::Soon,
         };
-        self.received.applied(now, header.sequence, asks);
+        self.received.applied(&self.config, now, header.sequence, asks);
         Ok(())
     }
 
@@ -546,7 +590,12 @@ impl Connection {
         let payload = self.keys.open(now, &header, datagram)?;
         self.replay.mark(header.sequence);
         self.intake.spend(now, bytes);
-        let step = self.keys.opened(now, &header, bytes, self.rtt.timeout(&self.config, 0));
+        let Self { keys, rtt, config, .. } = self;
+        let is_usual = keys.is_current(&header);
+        let step = keys.opened(now, &header, bytes, || rtt.timeout(config, 0));
+        if !is_usual || keys.are_used_up() {
+            self.rouse();
+        }
         self.apply_step(step);
         Ok((header, payload))
     }
@@ -566,11 +615,15 @@ impl Connection {
             }
             let frame = Frame::decode(&mut reader).map_err(|_| DropReason::Malformed)?;
             if frame.kind < FIRST_APPLICATION_TYPE && frame.reliable.is_none() {
+                self.rouse();
                 self.apply_control(now, &frame)?;
             } else if self.state == State::Handshaking {
                 return Err(DropReason::NotEstablished);
             } else if let Some(place) = frame.reliable {
-                match self.inbox.accept(place, frame.kind, frame.body, receiver) {
+                self.inbox.assemblies.heard(now);
+                let taken = self.inbox.accept(place, frame.kind, frame.body, receiver);
+                self.assembles = self.inbox.assemblies.are_open();
+                match taken {
                     Ok(()) => outcome = outcome.map(|_| true),
                     Err(NotTaken::AheadOfWindow) => outcome = Err(DropReason::AheadOfWindow),
                     Err(NotTaken::Broken) => {
@@ -620,7 +673,10 @@ impl Connection {
 
     /// Judges the packets that are still unacknowledged, and lets what the lost ones carried go out again.
     fn find_lost(&mut self, now: Time) {
-        let lost = self.sent.judge(now, self.rtt.smoothed());
+        let lost = self.sent.judge(now, self.rtt.smoothed_us());
+        if self.sent.loss_at().is_some() {
+            self.rouse();
+        }
         if lost.packets > 0 {
             self.stats.packets_lost += lost.packets;
             self.flow.lost(now, lost);
@@ -645,10 +701,11 @@ impl Connection {
 
     /// Whether there are reliable messages that may leave now.
     fn lets_reliable_go(&mut self, now: Time) -> bool {
+        if self.state != State::Established || !self.outbox.is_ready() {
+            return false;
+        }
         let demand = self.demand();
-        self.state == State::Established
-            && self.outbox.is_ready()
-            && self.flow.lets_reliable_go(now, &self.rtt, demand)
+        self.flow.lets_reliable_go(now, &self.rtt, demand)
     }
 
     /// When pacing lets the next reliable message go, if one waits only for that.

@@ -1,6 +1,7 @@
 //! Reliable messages on their way to the peer: kept until a packet that carried them is acknowledged.
 
 use std::collections::VecDeque;
+use std::mem::offset_of;
 use std::time::Duration;
 
 use shadowland_wire::codec::Writer;
@@ -82,17 +83,17 @@ pub enum SendError {
 ///
 /// The fields that are looked at while nothing reliable is sent come first.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(super) struct Outbox {
     messages: VecDeque<Outgoing>,
-    /// Of whole messages, and of pieces of large ones: so that neither fills the other's place.
-    held: [Held; 2],
-    in_flight_bytes: usize,
-    /// Of messages that have left and that the peer, as far as is known, may have to hold for an earlier one.
-    may_be_held_bytes: usize,
     waiting: usize,
+    in_flight_bytes: usize,
     /// The windows do not let any waiting message go until an acknowledgement arrives.
     blocked: bool,
+    /// Of whole messages, and of pieces of large ones: so that neither fills the other's place.
+    held: [Held; 2],
+    /// Of messages that have left and that the peer, as far as is known, may have to hold for an earlier one.
+    may_be_held_bytes: usize,
     /// At or before the first timeout of a message in flight.
     deadline: Option<Time>,
     resent: u64,
@@ -230,6 +231,9 @@ impl Timeouts<'_> {
 pub(super) struct Undeliverable;
 
 impl Outbox {
+    /// What is looked at while nothing reliable is sent comes first.
+    pub(super) const HEAD_BYTES: usize = offset_of!(Self, held);
+
     pub(super) fn new() -> Self {
         Self {
             messages: VecDeque::new(),

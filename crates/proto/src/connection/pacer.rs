@@ -21,14 +21,16 @@ pub(super) struct Pacer {
     tokens: i64,
     reliable: i64,
     filled_at: Time,
-    burst: Duration,
     /// Bytes times microseconds below one byte.
-    rest: u64,
+    rest: u32,
+    /// How much of the rate may leave at once.
+    burst_ms: u32,
 }
 
 impl Pacer {
     pub(super) fn new(now: Time, window: u64, burst: Duration) -> Self {
-        Self { tokens: window as i64, reliable: 0, filled_at: now, burst, rest: 0 }
+        let burst_ms = u32::try_from(burst.as_millis()).unwrap_or(u32::MAX);
+        Self { tokens: window as i64, reliable: 0, filled_at: now, rest: 0, burst_ms }
     }
 
     /// Bytes a second for this window and round trip.
@@ -39,12 +41,12 @@ impl Pacer {
 
     /// Lets time pass.
     pub(super) fn fill(&mut self, now: Time, rate: u64) {
-        let passed = (now - self.filled_at).min(Duration::from_secs(1)).as_micros() as u64;
+        let passed_us = now.micros_since(self.filled_at).min(1_000_000);
         self.filled_at = self.filled_at.max(now);
-        let flow = rate * passed + self.rest;
-        self.rest = flow % 1_000_000;
+        let flow = rate * passed_us + u64::from(self.rest);
+        self.rest = (flow % 1_000_000) as u32;
         let bytes = (flow / 1_000_000) as i64;
-        let burst = (rate as i64 / 1_000 * self.burst.as_millis() as i64).max(BURST_BYTES);
+        let burst = (rate as i64 / 1_000 * i64::from(self.burst_ms)).max(BURST_BYTES);
         // The first burst is the whole window: it stays until it is used.
         self.tokens = (self.tokens + bytes).min(burst.max(self.tokens));
         self.reliable = (self.reliable + bytes / 2).min(burst / 2);

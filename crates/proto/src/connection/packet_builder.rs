@@ -228,10 +228,15 @@ impl Connection {
     fn left(&mut self, now: Time, sequence: u64, len: usize, carries: Carries, controls: Pending) {
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += len as u64;
-        self.stats.messages_resent = self.outbox.resent();
         self.keys.sealed(len);
         self.sent.record(now, sequence, len, carries);
         self.received.sent();
+        if carries == Carries::Reliable {
+            self.stats.messages_resent = self.outbox.resent();
+        }
+        if carries == Carries::Reliable || controls.is_some() || self.keys.are_used_up() {
+            self.rouse();
+        }
         if carries != Carries::OnlyAcks {
             self.asked_at = now;
             self.flow.sent(len, carries == Carries::Reliable, self.sent.in_flight());

@@ -11,6 +11,7 @@
 //! the old address, or returns to it (RFC 9000, 9.3.3). Until that is settled no other address is asked: a challenge that
 //! gave way to a newer one could be made to, by one packet of the player's that is let through.
 
+use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -35,19 +36,22 @@ const CLAIMS_MAX: usize = 4;
 const CHALLENGE_BYTES: usize = 14 + 13 + 2 + PATH_TOKEN_BYTES + 16;
 
 /// The address of the peer, on the server's side; a client has its socket for that.
+///
+/// What every packet needs comes first.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub(super) struct Paths {
     validated: Option<SocketAddr>,
-    /// Other addresses that have brought the same request with a cookie of theirs, until the keys are confirmed.
-    claimed: Vec<SocketAddr>,
+    /// What the packet that is being taken has answered.
+    answered: PathTokens,
     /// One at a time, so that nobody can make the server ask many.
     candidate: Option<Box<Candidate>>,
     /// Where the peer was before it seemed to move.
     old: Option<Box<Old>>,
+    /// Other addresses that have brought the same request with a cookie of theirs, until the keys are confirmed.
+    claimed: Vec<SocketAddr>,
     /// Until then the peer stays where it is.
     settled_until: Time,
-    /// What the packet that is being taken has answered.
-    answered: PathTokens,
 }
 
 /// Tokens that are to be answered, or were: of the new address, and of the old one.
@@ -89,6 +93,9 @@ struct Old {
 }
 
 impl Paths {
+    /// What every packet needs comes first.
+    pub(super) const HEAD_BYTES: usize = offset_of!(Self, claimed);
+
     /// The next time at which something is due.
     pub(super) fn deadline(&self) -> Option<Time> {
         let candidate = self.candidate.as_ref().map(|candidate| {
@@ -142,9 +149,11 @@ impl Connection {
     #[inline]
     pub(super) fn arrived(&mut self, now: Time, from: SocketAddr, bytes: usize, newest: bool) {
         if self.paths.answered != PathTokens::default() {
+            self.rouse();
             self.answered(now, from);
         }
         if self.paths.validated != Some(from) {
+            self.rouse();
             self.arrived_from_elsewhere(now, from, bytes, newest);
         }
     }
@@ -235,6 +244,9 @@ impl Connection {
     /// must hold 1200 bytes; returns its length and the address. To be called with [`Connection::poll_transmit`].
     pub fn poll_probe(&mut self, now: Time, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
         if self.state != State::Established {
+            return None;
+        }
+        if self.paths.candidate.is_none() && self.paths.old.is_none() {
             return None;
         }
         let ask_again_at = now + self.rtt.timeout(&self.config, 0);

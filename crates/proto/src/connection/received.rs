@@ -1,7 +1,5 @@
 //! Which of the peer's packets were applied, and when to tell the peer.
 
-use std::time::Duration;
-
 use shadowland_wire::ack::{AckBlock, AckDelay};
 
 use super::config::TransportConfig;
@@ -15,13 +13,11 @@ pub(super) struct Received {
     largest_at: Time,
     /// As in an [`AckBlock`]: what lies before the first packet counts as applied.
     mask: u64,
+    /// When an acknowledgement must leave.
+    due: Option<Time>,
     /// Applied packets that ask for an acknowledgement and have had none.
     owed: u32,
-    due: Option<Time>,
-    delay: Duration,
-    /// Packets, and packets with reliable messages, that are acknowledged at once.
-    at_once: u32,
-    at_once_reliable: u32,
+    /// Of those, the ones with reliable messages.
     owed_reliable: u32,
 }
 
@@ -37,23 +33,13 @@ pub(super) enum Asks {
 }
 
 impl Received {
-    pub(super) fn new(config: &TransportConfig) -> Self {
-        Self {
-            largest: 0,
-            largest_at: Time::default(),
-            mask: u64::MAX,
-            owed: 0,
-            due: None,
-            delay: config.ack_delay,
-            at_once: config.ack_packets,
-            at_once_reliable: config.ack_reliable_packets,
-            owed_reliable: 0,
-        }
+    pub(super) fn new() -> Self {
+        Self { largest: 0, largest_at: Time::default(), mask: u64::MAX, due: None, owed: 0, owed_reliable: 0 }
     }
 
     /// Remembers an applied packet.
     #[inline]
-    pub(super) fn applied(&mut self, now: Time, sequence: u64, asks: Asks) {
+    pub(super) fn applied(&mut self, config: &TransportConfig, now: Time, sequence: u64, asks: Asks) {
         let leaves_gap = sequence.saturating_sub(self.largest) > 1;
         if sequence > self.largest {
             let step = sequence - self.largest;
@@ -71,8 +57,8 @@ impl Received {
             self.owed_reliable += u32::from(asks == Asks::ForReliable);
             // A gap may be a loss, which the sender is to learn of soon if it can do something about it.
             let may_be_loss = leaves_gap && asks == Asks::ForReliable;
-            let enough = self.owed >= self.at_once || self.owed_reliable >= self.at_once_reliable;
-            let due = if enough || may_be_loss { now } else { now + self.delay };
+            let enough = self.owed >= config.ack_packets || self.owed_reliable >= config.ack_reliable_packets;
+            let due = if enough || may_be_loss { now } else { now + config.ack_delay };
             self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
         }
     }
@@ -83,7 +69,7 @@ impl Received {
         (self.largest != 0).then(|| AckBlock {
             largest_low: self.largest as u32,
             mask: self.mask,
-            delay: AckDelay::from_micros((now - self.largest_at).as_micros() as u64),
+            delay: AckDelay::from_micros(now.micros_since(self.largest_at)),
         })
     }
 
@@ -105,14 +91,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     proptest! {
         #[test]
         fn a_block_names_exactly_what_was_applied(steps in proptest::collection::vec(-70i64..80, 1..200)) {
-            let (mut received, mut applied, mut largest) = (Received::new(&TransportConfig::default()), BTreeSet::new(), 0u64);
+            let (mut received, mut applied, mut largest) = (Received::new(), BTreeSet::new(), 0u64);
             for step in steps {
                 let sequence = largest.saturating_add_signed(step).max(1);
-                received.applied(Time::default(), sequence, Asks::Soon);
+                received.applied(&TransportConfig::default(), Time::default(), sequence, Asks::Soon);
                 applied.insert(sequence);
                 largest = largest.max(sequence);
 
@@ -132,15 +119,15 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_waits_a_little_but_not_for_many_packets() {
-        let mut received = Received::new(&TransportConfig::default());
+        let mut received = Received::new();
         let start = Time::from_micros(1_000);
         assert_eq!(received.block(start), None);
-        received.applied(start, 1, Asks::Nothing);
+        received.applied(&TransportConfig::default(), start, 1, Asks::Nothing);
         assert_eq!(received.due(), None);
-        received.applied(start, 2, Asks::Soon);
+        received.applied(&TransportConfig::default(), start, 2, Asks::Soon);
         assert_eq!(received.due(), Some(start + Duration::from_millis(25)));
         for sequence in 3..10 {
-            received.applied(start, sequence, Asks::Soon);
+            received.applied(&TransportConfig::default(), start, sequence, Asks::Soon);
         }
         assert_eq!(received.due(), Some(start));
         received.sent();
@@ -149,16 +136,16 @@ mod tests {
 
     #[test]
     fn reliable_messages_are_acknowledged_sooner_and_at_once_where_one_may_be_missing() {
-        let mut received = Received::new(&TransportConfig::default());
+        let mut received = Received::new();
         let start = Time::from_micros(1_000);
-        received.applied(start, 1, Asks::ForReliable);
+        received.applied(&TransportConfig::default(), start, 1, Asks::ForReliable);
         assert_eq!(received.due(), Some(start + Duration::from_millis(25)));
-        received.applied(start, 2, Asks::ForReliable);
+        received.applied(&TransportConfig::default(), start, 2, Asks::ForReliable);
         assert_eq!(received.due(), Some(start));
         received.sent();
-        received.applied(start, 4, Asks::Soon);
+        received.applied(&TransportConfig::default(), start, 4, Asks::Soon);
         assert_eq!(received.due(), Some(start + Duration::from_millis(25)));
-        received.applied(start, 6, Asks::ForReliable);
+        received.applied(&TransportConfig::default(), start, 6, Asks::ForReliable);
         assert_eq!(received.due(), Some(start));
     }
 }

@@ -16,6 +16,7 @@
 //! Both keep the old receiving key for 3 PTO after the first packet of the next phase has opened, for packets with
 //! lower sequences only. The next and the previous key have the same phase bit and are never there together.
 
+use std::mem::offset_of;
 use std::time::Duration;
 
 use shadowland_wire::handshake::KEY_BYTES;
@@ -70,25 +71,28 @@ pub(super) struct Violation;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exhausted;
 
-/// The receiving keys of one session, and the way to the next ones.
+/// The receiving keys of one session, and the way to the next ones. What every packet needs comes first.
+#[repr(C, align(64))]
 pub(super) struct Keys {
-    role: Role,
-    /// Rekeys until the current receiving key; its lowest bit is the phase.
-    number: u32,
-    current: Opener,
-    chain: Secret,
-    other: Other,
-    /// The server's request that waits for its answer.
-    asked: Option<Box<Asked>>,
-    entropy: Entropy,
-    key_log: Option<SessionKeyLog>,
-    /// Bytes under the current keys, and since when they are in use.
+    /// Bytes under the current keys.
     sealed_bytes: u64,
     opened_bytes: u64,
+    /// This round's limit of them. Only a server acts on it.
+    due_bytes: u64,
+    current: Opener,
+    other: Other,
+    /// Rekeys until the current receiving key; its lowest bit is the phase.
+    number: u32,
+    role: Role,
+    /// The server's request that waits for its answer.
+    asked: Option<Box<Asked>>,
+    chain: Secret,
+    entropy: Entropy,
+    key_log: Option<SessionKeyLog>,
+    /// Since when the current keys are in use.
     since: Time,
     limits: RekeyLimits,
-    /// This round's limits. Only a server acts on them.
-    due_bytes: u64,
+    /// When the keys are too old, this round.
     due_at: Time,
     /// One phase bit must not stand for two keys: no request before this.
     settled_at: Time,
@@ -128,22 +132,25 @@ struct Asked {
 }
 
 impl Keys {
+    /// What every packet needs comes first.
+    pub(super) const HEAD_BYTES: usize = offset_of!(Self, asked);
+
     pub(super) fn new(role: Role, keys: SessionKeys, entropy: Entropy, now: Time) -> Self {
         let (_, open_key, chain) = split(role, keys);
         let mut keys = Self {
-            role,
-            number: 0,
-            current: Opener::new(&open_key),
-            chain,
-            other: Other::None,
-            asked: None,
-            entropy,
-            key_log: None,
             sealed_bytes: 0,
             opened_bytes: 0,
+            due_bytes: 0,
+            current: Opener::new(&open_key),
+            other: Other::None,
+            number: 0,
+            role,
+            asked: None,
+            chain,
+            entropy,
+            key_log: None,
             since: now,
             limits: RekeyLimits::default(),
-            due_bytes: 0,
             due_at: now,
             settled_at: now,
         };
@@ -183,16 +190,22 @@ impl Keys {
     }
 
     /// A packet has opened. The first one of the next phase ends a rekey: then the client seals with the key
-    /// that is returned. `pto` is how long a packet or its answer may be under way.
+    /// that is returned. `pto` tells how long a packet or its answer may be under way.
     #[inline]
-    pub(super) fn opened(&mut self, now: Time, header: &Header, bytes: usize, pto: Duration) -> Step {
+    pub(super) fn opened(
+        &mut self,
+        now: Time,
+        header: &Header,
+        bytes: usize,
+        pto: impl FnOnce() -> Duration,
+    ) -> Step {
         if self.is_current(header) {
             self.opened_bytes += bytes as u64;
             if let Other::Previous(old) = &mut self.other {
                 old.below = old.below.min(header.sequence);
             }
         } else if matches!(self.other, Other::Next(_)) {
-            return self.promote(now, header.sequence, 3 * pto);
+            return self.promote(now, header.sequence, 3 * pto());
         }
         Step::Nothing
     }
@@ -201,6 +214,12 @@ impl Keys {
     #[inline]
     pub(super) fn sealed(&mut self, bytes: usize) {
         self.sealed_bytes += bytes as u64;
+    }
+
+    /// Whether so much was sealed or opened that [`Keys::deadline`] has come.
+    #[inline]
+    pub(super) fn are_used_up(&self) -> bool {
+        self.sealed_bytes.max(self.opened_bytes) >= self.due_bytes.min(KEY_BYTES_MAX)
     }
 
     /// When to call [`Keys::on_timeout`].
@@ -301,7 +320,9 @@ impl Keys {
         self.entropy.draw()
     }
 
-    fn is_current(&self, header: &Header) -> bool {
+    /// Whether a packet was sealed with the current key.
+    #[inline]
+    pub(super) fn is_current(&self, header: &Header) -> bool {
         header.flags.contains(Flags::KEY_PHASE) == (self.number & 1 == 1)
     }
 

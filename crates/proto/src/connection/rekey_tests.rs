@@ -39,11 +39,11 @@ impl Pair {
         };
         let Ok(Step::Flip(key)) = self.server.response(number, &share) else { panic!("no flip") };
         self.server_key = key;
-        let Step::Flip(key) = self.client.opened(now, &header(number, 100), 50, PTO) else {
+        let Step::Flip(key) = self.client.opened(now, &header(number, 100), 50, || PTO) else {
             panic!("the client does not flip")
         };
         self.client_key = key;
-        assert!(matches!(self.server.opened(now, &header(number, 100), 50, PTO), Step::Nothing));
+        assert!(matches!(self.server.opened(now, &header(number, 100), 50, || PTO), Step::Nothing));
     }
 
     fn ask(&mut self, now: Time) -> Option<Control> {
@@ -111,8 +111,8 @@ fn repeated_messages_are_answered_alike_and_late_ones_ignored() {
     let Some(Control::RekeyResponse { share: client_share, .. }) = answer else { panic!("no response") };
     assert!(matches!(pair.server.response(number, &client_share), Ok(Step::Flip(_))));
     assert!(matches!(pair.server.response(number, &client_share), Ok(Step::Nothing)));
-    let _ = pair.client.opened(NOW, &header(1, 10), 50, PTO);
-    let _ = pair.server.opened(NOW, &header(1, 10), 50, PTO);
+    let _ = pair.client.opened(NOW, &header(1, 10), 50, || PTO);
+    let _ = pair.server.opened(NOW, &header(1, 10), 50, || PTO);
     assert!(matches!(pair.client.request(number, &share), Ok(Step::Nothing)));
     assert!(matches!(pair.server.response(number, &client_share), Ok(Step::Nothing)));
 }

@@ -4,6 +4,7 @@
 //! because a later one was and more than a round trip has passed (RFC 9002, 6.1). Both thresholds grow on a link
 //! where that turns out to be wrong, because it reorders.
 
+use std::mem::offset_of;
 use std::time::Duration;
 
 use shadowland_prefetch::prefetch;
@@ -22,8 +23,8 @@ const MASK: u64 = 64;
 
 /// The last [`SENT_PACKETS`] packets, by sequence. 8 bytes each, so that a connection stays small.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct SentPackets {
-    ring: Box<[Sent; SENT_PACKETS]>,
     next_sequence: u64,
     largest_acked: u64,
     /// Bit `i`: of `largest_acked - 1 - i`, an acknowledgement tells nothing new.
@@ -32,11 +33,12 @@ pub(super) struct SentPackets {
     judged: u64,
     /// Bytes of packets that are neither.
     in_flight: u64,
-    loss_packets: u64,
-    loss_eighths: u32,
-    loss_eighths_max: u32,
     /// When the oldest packet before the largest acknowledged one will be lost.
     loss_at: Option<Time>,
+    loss_packets: u32,
+    loss_eighths: u16,
+    loss_eighths_max: u16,
+    ring: [Sent; SENT_PACKETS],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -96,16 +98,17 @@ pub(super) struct Lost {
 
 impl SentPackets {
     pub(super) fn new(config: &TransportConfig) -> Self {
+        let eighths = u16::try_from(config.loss_eighths).unwrap_or(u16::MAX);
         Self {
-            ring: Box::new([Sent::NONE; SENT_PACKETS]),
+            ring: [Sent::NONE; SENT_PACKETS],
             next_sequence: 1,
             largest_acked: 0,
             acked: u64::MAX,
             judged: 0,
             in_flight: 0,
-            loss_packets: config.loss_packets,
-            loss_eighths: config.loss_eighths,
-            loss_eighths_max: 2 * config.loss_eighths,
+            loss_packets: u32::try_from(config.loss_packets).unwrap_or(u32::MAX),
+            loss_eighths: eighths,
+            loss_eighths_max: eighths.saturating_mul(2),
             loss_at: None,
         }
     }
@@ -206,6 +209,9 @@ impl SentPackets {
         }
     }
 
+    /// What is always looked at comes before the ring.
+    pub(super) const HEAD_BYTES: usize = offset_of!(Self, ring);
+
     /// Fetches into the cache the places of the next packets to be sent and acknowledged.
     #[inline]
     pub(super) fn prefetch(&self) {
@@ -216,8 +222,8 @@ impl SentPackets {
     /// A packet was not lost after all.
     fn be_more_patient(&mut self, sequence: u64) {
         let overtaken_by = self.largest_acked.saturating_sub(sequence) + 1;
-        self.loss_packets = self.loss_packets.max(overtaken_by.min(LOSS_PACKETS_MAX));
-        self.loss_eighths = (self.loss_eighths + 1).min(self.loss_eighths_max);
+        self.loss_packets = self.loss_packets.max(overtaken_by.min(LOSS_PACKETS_MAX) as u32);
+        self.loss_eighths = self.loss_eighths.saturating_add(1).min(self.loss_eighths_max);
     }
 
     /// Microseconds since a packet was sent.
@@ -236,10 +242,9 @@ impl SentPackets {
     }
 
     /// Finds the packets that became lost since the last call. They are judged in the order of sending.
-    pub(super) fn judge(&mut self, now: Time, smoothed_rtt: Duration) -> Lost {
+    pub(super) fn judge(&mut self, now: Time, smoothed_rtt_us: u64) -> Lost {
         let mut lost = Lost::default();
-        let patience = (smoothed_rtt * self.loss_eighths / 8).max(Duration::from_millis(1));
-        let patience_us = patience.as_micros() as u64;
+        let patience_us = (smoothed_rtt_us * u64::from(self.loss_eighths) / 8).max(1_000);
         self.judged = self.judged.max(self.oldest() - 1);
         self.loss_at = None;
         while self.judged + 1 < self.largest_acked {
@@ -247,7 +252,7 @@ impl SentPackets {
             let age_us = self.age_us(now, sequence);
             let sent = &mut self.ring[index(sequence)];
             if sent.carries != Carries::OnlyAcks && sent.fate != Fate::Acked {
-                let overtaken = sequence + self.loss_packets <= self.largest_acked;
+                let overtaken = sequence + u64::from(self.loss_packets) <= self.largest_acked;
                 if !overtaken && age_us < patience_us {
                     self.loss_at = Some(now + Duration::from_micros(patience_us - age_us));
                     break;
@@ -295,7 +300,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    const RTT: Duration = Duration::from_millis(100);
+    const RTT_US: u64 = 100_000;
 
     fn at(ms: u64) -> Time {
         Time::from_micros(1_000_000 + ms * 1_000)
@@ -314,12 +319,12 @@ mod tests {
     fn three_later_packets_or_more_than_a_round_trip_make_a_loss() {
         let mut packets = sent(5);
         packets.take_acked(4, 0, |_| {});
-        let lost = packets.judge(at(100), RTT);
+        let lost = packets.judge(at(100), RTT_US);
         assert_eq!((lost.packets, lost.named, packets.in_flight()), (1, 1, 300), "only packet 1");
         // Packet 2, sent at 2 ms, after nine eighths of the round trip.
         assert_eq!(packets.loss_at(), Some(Time::from_micros(1_000_000 + 114_500)));
-        assert_eq!(packets.judge(at(115), RTT).packets, 1);
-        assert_eq!(packets.judge(at(200), RTT).packets, 1);
+        assert_eq!(packets.judge(at(115), RTT_US).packets, 1);
+        assert_eq!(packets.judge(at(200), RTT_US).packets, 1);
         assert_eq!(packets.loss_at(), None, "packet 5 is newer than what was acknowledged");
     }
 
@@ -327,19 +332,19 @@ mod tests {
     fn a_link_that_reorders_gets_more_patience() {
         let mut packets = sent(30);
         packets.take_acked(10, 0, |_| {});
-        assert_eq!(packets.judge(at(50), RTT).packets, 7);
+        assert_eq!(packets.judge(at(50), RTT_US).packets, 7);
         let mut late = 0;
         packets.take_acked(10, 0x1ff, |acked| late += u64::from(acked.late));
         assert_eq!(late, 7);
         packets.take_acked(20, 0, |_| {});
-        assert_eq!(packets.judge(at(50), RTT).packets, 0, "up to 10 later ones are no loss now");
+        assert_eq!(packets.judge(at(50), RTT_US).packets, 0, "up to 10 later ones are no loss now");
     }
 
     #[test]
     fn what_an_acknowledgement_could_not_name_is_no_sign_of_congestion() {
         let mut packets = sent(100);
         packets.take_acked(100, 0, |_| {});
-        let lost = packets.judge(at(100), RTT);
+        let lost = packets.judge(at(100), RTT_US);
         assert_eq!((lost.packets, lost.named), (97, 62));
     }
 

@@ -1,10 +1,12 @@
 //! What a connection counts.
 
+use std::mem::offset_of;
+
 use crate::drop_reason::Dropped;
 
 /// Counters of one connection since it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Stats {
     /// Packets that were sealed.
     pub packets_sent: u64,
@@ -14,11 +16,11 @@ pub struct Stats {
     pub packets_received: u64,
     /// Bytes of those, header and tag included.
     pub bytes_received: u64,
+    /// Sent packets that the peer has applied.
+    pub packets_acked: u64,
     /// Bytes of the application's messages that were sent, by the number of their channel: unreliable ones with
     /// their frames; reliable ones as they were sent, so compressed and as often as it took.
     pub body_bytes_sent: [u64; 3],
-    /// Sent packets that the peer has applied.
-    pub packets_acked: u64,
     /// Sent packets that were taken for lost, because later ones were acknowledged.
     pub packets_lost: u64,
     /// Those of them that were acknowledged after all: the link reorders.
@@ -41,4 +43,9 @@ pub struct Stats {
     pub integrity_failed: u64,
     /// Datagrams that were dropped.
     pub dropped: Dropped,
+}
+
+impl Stats {
+    /// What every packet changes comes first.
+    pub(super) const HEAD_BYTES: usize = offset_of!(Self, body_bytes_sent) + size_of::<u64>();
 }

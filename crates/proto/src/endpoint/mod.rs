@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{CryptoRng, Rng, SeedableRng};
-use shadowland_prefetch::prefetch;
+use shadowland_prefetch::prefetch_first;
 use shadowland_wire::PROTOCOL_VERSION;
 use shadowland_wire::codec::{Reader, Writer};
 use shadowland_wire::handshake::{
@@ -303,13 +303,13 @@ impl<T> Endpoint<T> {
         entry.session.as_deref_mut().filter(|session| session.connection.id() == slot.0)
     }
 
-    /// Fetches a session into the cache. To be called some microseconds before it is needed; what its parts point to
-    /// can be fetched only after that.
+    /// Fetches a session into the cache, and so many bytes of what hangs on it. To be called some microseconds before
+    /// it is needed; what its parts point to can be fetched only after that.
     #[inline]
-    pub fn prefetch(&self, slot: Slot) {
+    pub fn prefetch(&self, slot: Slot, data_bytes: usize) {
         if let Some(session) = self.in_place_of(slot) {
             session.connection.prefetch();
-            prefetch(&session.data);
+            prefetch_first(&session.data, data_bytes);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Which ticks a viewer is known to have applied, from the acknowledgements of the packets that showed them.
 
+use std::mem::offset_of;
+
 use shadowland_prefetch::prefetch;
 
 use crate::Tick;
@@ -11,6 +13,7 @@ const PACKETS: u32 = 128;
 /// The last packets, each with the tick that it showed. A tick is applied when all of its packets are: what was in
 /// which of them does not matter, and need not be remembered.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Ledger {
     applied: AppliedTicks,
     /// Low bits of the sequence of the newest packet that showed a tick.
@@ -25,6 +28,9 @@ impl Ledger {
     pub(super) fn new() -> Self {
         Self { applied: AppliedTicks::default(), newest: 0, acknowledged: 0, ticks: [0; PACKETS as usize] }
     }
+
+    /// What is always looked at comes before the ring.
+    pub(super) const HEAD_BYTES: usize = offset_of!(Self, ticks);
 
     /// The ticks that are known to be applied.
     #[inline]

@@ -1,6 +1,6 @@
 //! Which pages a viewer gets, and what it has applied of them.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use shadowland_prefetch::prefetch;
 use shadowland_wire::block::{CellId, PageId};
@@ -13,6 +13,7 @@ use super::ledger::AppliedTicks;
 use super::viewer::Due;
 use super::{Encoder, Frame};
 use crate::Tick;
+use crate::config::DISTANT_PERIOD_MAX;
 use crate::interest::{Layer, NO_PAGE, PageHeader, TOMBSTONE_TICKS};
 
 /// A viewer may move by this part of a cell's edge before its subscriptions are computed again; they reach
@@ -106,6 +107,7 @@ pub(super) struct Moving {
 
 /// The subscriptions of one viewer.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Subscriptions {
     /// Those that are near, then the distant ones and last those of crowds by the phase of their turns, each by page:
     /// what has its turn in the same tick lies together.
@@ -114,27 +116,55 @@ pub(super) struct Subscriptions {
     /// The distant entries whose turn comes in the next tick.
     next_distant: Range<u16>,
     crowd_detail: CrowdDetail,
+    /// A page was seen that has no entry yet.
+    incomplete: bool,
+    /// A cell was closed while turns were taken: what is already due of it must not go out.
+    closed_in_turn: bool,
+    /// Which layers had anybody in them when the cells were computed.
+    used_layers: u8,
+    /// Where the viewer was then.
+    anchor: Option<LatticePosition>,
+    /// The viewer's private cell, if it was among the cells.
+    private: Option<CellId>,
     /// The tick up to which crowds had their turns.
     crowds_turned: Tick,
+    /// Entries of which a block is due that did not fit.
+    waiting: Vec<u16>,
+    closes: Vec<PendingClose>,
     /// Where the distant entries of each phase end; the first begin where the near ones end.
-    ends: Vec<u16>,
+    ends: Ends,
     details: Vec<Detail>,
     /// As `ends`, for the entries of crowds, which begin where the distant ones end.
     crowd_ends: Vec<u16>,
     /// The cells of all entries, in order, and whether they are near.
     seen: Vec<(CellId, bool)>,
-    /// A page was seen that has no entry yet.
-    incomplete: bool,
-    /// A cell was closed while turns were taken: what is already due of it must not go out.
-    closed_in_turn: bool,
-    /// Entries of which a block is due that did not fit.
-    waiting: Vec<u16>,
-    closes: Vec<PendingClose>,
-    /// Where the viewer was when the cells were computed.
-    anchor: Option<LatticePosition>,
-    /// Which layers had anybody in them then, and the viewer's private cell, if it was among the cells.
-    used_layers: u8,
-    private: Option<CellId>,
+}
+
+/// Where the entries of each phase end. In place: it is needed in every tick.
+#[derive(Debug)]
+struct Ends {
+    phases: u8,
+    ends: [u16; DISTANT_PERIOD_MAX as usize],
+}
+
+impl Ends {
+    const NONE: Self = Self { phases: 0, ends: [0; DISTANT_PERIOD_MAX as usize] };
+
+    fn set(&mut self, ends: impl Iterator<Item = u16>) {
+        self.phases = 0;
+        for (place, end) in self.ends.iter_mut().zip(ends) {
+            *place = end;
+            self.phases += 1;
+        }
+    }
+}
+
+impl Deref for Ends {
+    type Target = [u16];
+
+    fn deref(&self) -> &[u16] {
+        &self.ends[..usize::from(self.phases)]
+    }
 }
 
 /// Entries that a viewer has at most, as long as few cells have more than one page.
@@ -240,18 +270,18 @@ impl Subscriptions {
             near_end: 0,
             next_distant: 0..0,
             crowd_detail: CrowdDetail::Full,
+            incomplete: false,
+            closed_in_turn: false,
+            used_layers: 0,
+            anchor: None,
+            private: None,
             crowds_turned: 0,
-            ends: Vec::new(),
+            waiting: Vec::new(),
+            closes: Vec::with_capacity(CLOSES_PER_SNAPSHOT),
+            ends: Ends::NONE,
             details: Vec::new(),
             crowd_ends: Vec::new(),
             seen: Vec::new(),
-            incomplete: false,
-            closed_in_turn: false,
-            waiting: Vec::new(),
-            closes: Vec::with_capacity(CLOSES_PER_SNAPSHOT),
-            anchor: None,
-            used_layers: 0,
-            private: None,
         }
     }
 
@@ -427,8 +457,7 @@ impl Subscriptions {
         kept.sort_unstable_by_key(|moving| (group(moving), moving.detail.page));
         let end_of = |last: u32| kept.partition_point(|moving| group(moving) <= last) as u16;
         self.near_end = end_of(0);
-        self.ends.clear();
-        self.ends.extend((0..distant).map(|phase| end_of(1 + phase)));
+        self.ends.set((0..distant).map(|phase| end_of(1 + phase)));
         self.crowd_ends.clear();
         self.crowd_ends.extend((0..crowds).map(|phase| end_of(1 + distant + phase)));
         self.entries.clear();
@@ -456,7 +485,6 @@ impl Subscriptions {
     pub(super) fn prefetch(&self) {
         prefetch(&self.entries[..usize::from(self.near_end)]);
         prefetch(&self.entries[usize::from(self.next_distant.start)..usize::from(self.next_distant.end)]);
-        prefetch(&self.ends[..]);
         if self.crowd_detail != CrowdDetail::Full {
             let crowds = self.ends.last().copied().unwrap_or(self.near_end);
             let next = in_phase(&self.crowd_ends, crowds, self.crowds_turned + 1);
@@ -474,7 +502,7 @@ impl Subscriptions {
         turns.clear();
         turns.extend(0..self.near_end);
         let mut start = self.near_end;
-        for (phase, &end) in (0..).zip(&self.ends) {
+        for (phase, &end) in (0..).zip(&*self.ends) {
             if has_turn(phase) {
                 turns.extend(start..end);
             }

@@ -1,5 +1,7 @@
 //! What one player knows, and what goes into its next packets.
 
+use std::mem::offset_of;
+
 use shadowland_wire::block::{AgeCode, BlockHeader, CellId, PageId};
 use shadowland_wire::codec::{Full, Writer};
 use shadowland_wire::lattice::LatticePosition;
@@ -25,7 +27,11 @@ const SURE_TO_FIT_BYTES: usize = DATAGRAM_BYTES - 200;
 
 /// The per-viewer side of replication: subscriptions, baselines, and which ticks have arrived. Owned by the worker
 /// that owns the player's connection.
+///
+/// What an acknowledgement changes comes first; what is looked at in few places is behind
+/// [`Viewer::HEAD_BYTES`].
 #[derive(Debug)]
+#[repr(C)]
 pub struct Viewer {
     /// Low bits of the sequences of answers since the last snapshot. They are looked at with the next one, which needs
     /// what they are about anyway: what a viewer knows is far too much for any cache to keep for everybody.
@@ -38,6 +44,7 @@ pub struct Viewer {
     own: OwnState,
     stats: ViewerStats,
     subscriptions: Subscriptions,
+    /// Last, for most of it is rarely looked at.
     ledger: Ledger,
 }
 
@@ -62,6 +69,11 @@ pub(super) struct Due {
 }
 
 impl Viewer {
+    /// How much of it [`Viewer::acked`] looks at, and [`Viewer::snapshot`], from its beginning on.
+    pub const ACKED_BYTES: usize = offset_of!(Self, own);
+    /// See [`Viewer::ACKED_BYTES`].
+    pub const HEAD_BYTES: usize = offset_of!(Self, ledger) + Ledger::HEAD_BYTES;
+
     /// A player who has been told nothing yet.
     #[must_use]
     pub fn new(player: PlayerHandle) -> Self {
