@@ -40,8 +40,9 @@ use crate::tokens::Accounts;
 /// state. They always go out.
 pub(crate) const OWN_BYTES: usize = 200;
 
-/// Sessions that memory is fetched ahead for: so many have their turn before it is needed.
-const GROUP: usize = 8;
+/// Memory of a session is fetched when so many others have their turn before it, what it points to; and when there
+/// are twice as many, the session itself.
+const AHEAD: usize = 4;
 
 /// A batch of datagrams that have arrived.
 pub trait Inbox {
@@ -119,18 +120,18 @@ impl Hub {
 
     /// Takes all datagrams of a batch, oldest first. Each may be answered with one datagram.
     pub fn receive_batch(&mut self, now: Time, inbox: &mut impl Inbox, outbox: &mut impl Outbox) {
-        for index in 0..inbox.slots() + 2 * GROUP {
+        for index in 0..inbox.slots() + 2 * AHEAD {
             let mut claimed =
                 |index| inbox.datagram(index).and_then(|(_, datagram)| Slot::claimed_by(datagram));
             if let Some(slot) = claimed(index) {
                 self.endpoint.prefetch(slot, Player::RECEIVE_BYTES);
             }
-            let before = index.checked_sub(GROUP).and_then(&mut claimed);
+            let before = index.checked_sub(AHEAD).and_then(&mut claimed);
             if let Some(session) = before.and_then(|slot| self.endpoint.in_place_of(slot)) {
                 session.connection.prefetch_more();
             }
             if let Some((from, datagram)) =
-                index.checked_sub(2 * GROUP).and_then(|index| inbox.datagram(index))
+                index.checked_sub(2 * AHEAD).and_then(|index| inbox.datagram(index))
             {
                 self.receive(now, from, datagram, outbox);
             }
@@ -255,23 +256,27 @@ impl Hub {
         self.endpoint.counters().handshakes
     }
 
-    /// Fetches into the cache what serving the sessions that follow will need: of some of them the sessions, of those
-    /// before them what these point to.
+    /// Fetches into the cache what serving the sessions that follow will need: of one of them the session, of one before
+    /// it what that points to. One at a time, so that memory works while this thread does.
     fn prefetch_ahead(&self, next: usize) {
-        if !next.is_multiple_of(GROUP) {
-            return;
-        }
-        let group = |ahead: usize| self.listed.iter().skip(next + ahead * GROUP).take(GROUP);
-        if next == 0 {
-            group(0).chain(group(1)).for_each(|&slot| self.endpoint.prefetch(slot, Player::SERVE_BYTES));
-        }
-        group(2).for_each(|&slot| self.endpoint.prefetch(slot, Player::SERVE_BYTES));
-        for session in group(1).filter_map(|&slot| self.endpoint.in_place_of(slot)) {
-            session.connection.prefetch_more();
-            if let Some(player) = &session.data {
-                player.prefetch();
+        let fetch = |index: usize| {
+            if let Some(&slot) = self.listed.get(index) {
+                self.endpoint.prefetch(slot, Player::SERVE_BYTES);
             }
+        };
+        let fetch_more = |index: usize| {
+            let session = self.listed.get(index).and_then(|&slot| self.endpoint.in_place_of(slot));
+            if let Some(session) = session {
+                session.connection.prefetch_more();
+                session.data.iter().for_each(Player::prefetch);
+            }
+        };
+        if next == 0 {
+            (0..2 * AHEAD).for_each(fetch);
+            (0..AHEAD).for_each(fetch_more);
         }
+        fetch(next + 2 * AHEAD);
+        fetch_more(next + AHEAD);
     }
 
     /// What every player in the world is known to have been told, with the id of its connection.

@@ -32,6 +32,11 @@ impl CellTable {
         if key == 0 { NO_PAGE } else { page }
     }
 
+    /// Counts the changes.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Every cell that has pages, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (CellId, u32)> + '_ {
         self.slots.iter().filter(|slot| slot.0 != 0).map(|&(key, page)| (CellId(key - 1), page))

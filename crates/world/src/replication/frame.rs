@@ -134,6 +134,12 @@ impl Frame {
         self.cells.get(cell)
     }
 
+    /// Changes, modulo 65,536, when a cell gets its first page or loses its last one.
+    #[inline]
+    pub(super) fn cells_version(&self) -> u16 {
+        self.cells.version() as u16
+    }
+
     #[inline]
     pub(super) fn pages(&self) -> &Pages {
         &self.pages

@@ -52,6 +52,8 @@ pub(super) struct Entry {
     probe_age: u8,
     /// That of the page at `page_index`, when it was found there.
     generation: u8,
+    /// Where there was no page: at which version of the table of cells, modulo 65,536.
+    absent_at: u16,
     /// Updates come every tick.
     near: bool,
     /// Nothing may be sent in the tick in which the cell was closed.
@@ -183,6 +185,7 @@ impl Entry {
             chain: 0,
             probe_age: NO_PROBE,
             generation: 0,
+            absent_at: 0,
             near,
             held: false,
             waiting: false,
@@ -556,6 +559,7 @@ impl Subscriptions {
         entry.settle(applied);
         let header = match entry.header(frame) {
             Some(header) => header,
+            None if entry.page_index == NO_PAGE && entry.absent_at == frame.cells_version() => return None,
             None => self.find_again(index, frame)?,
         };
         let entry = &mut self.entries[usize::from(index)];
@@ -574,9 +578,15 @@ impl Subscriptions {
 
     /// Finds the page of an entry that is not where it was.
     fn find_again<'f>(&mut self, index: u16, frame: &'f Frame) -> Option<&'f PageHeader> {
-        let page_index = frame.index_of(self.details[usize::from(index)].page);
+        let page = self.details[usize::from(index)].page;
+        let page_index = frame.index_of(page);
         let Some(header) = frame.pages().header(page_index) else {
             self.forget_released(index, frame.tick());
+            let entry = self.entry_mut(index);
+            // The table tells of cells, and so of their first pages.
+            if page.number == 0 && entry.sent == 0 && entry.baseline == 0 {
+                (entry.page_index, entry.absent_at) = (NO_PAGE, frame.cells_version());
+            }
             return None;
         };
         let entry = self.entry_mut(index);
