@@ -21,10 +21,13 @@ use crate::interest::{Layer, NO_PAGE, PageHeader, TOMBSTONE_TICKS};
 const SLACK_PER_EDGE: f64 = 1.0 / 32.0;
 /// A cell is dropped only when it is farther away than one that would be added, by this part of its edge.
 const HYSTERESIS_PER_EDGE: f64 = 1.0 / 16.0;
-/// Entries that a viewer can have: pages of as many entities as a client keeps. What has no entry is not seen.
-const MAX_ENTRIES: usize = CLIENT_ENTITIES / PAGE_SLOTS;
+/// Pages that a client is shown together: of as many entities as it keeps. What is beyond is not seen.
+pub(super) const OPEN_PAGES: usize = CLIENT_ENTITIES / PAGE_SLOTS;
+/// Entries of pages behind others are added while there are fewer than this. A cell within sight has one in any case,
+/// of which the shortest cells that a configuration can have make fewer than 15,500: indices have 16 bits.
+const MAX_ENTRIES: usize = OPEN_PAGES;
 
-const _: () = assert!(MAX_ENTRIES < CLIENT_PAGES && MAX_ENTRIES < u16::MAX as usize);
+const _: () = assert!(OPEN_PAGES < CLIENT_PAGES && MAX_ENTRIES + 15_500 < u16::MAX as usize);
 
 /// What the viewer has of one page: the part that is looked at whenever the page has its turn, of ten thousand
 /// viewers' entries from memory. Every cell that the viewer sees has at least the entry of page 0.
@@ -132,6 +135,8 @@ pub(super) struct Subscriptions {
     crowds_turned: Tick,
     /// Entries of which a block is due that did not fit.
     waiting: Vec<u16>,
+    /// Entries of which a block was sent.
+    opened: usize,
     closes: Vec<PendingClose>,
     /// Where the distant entries of each phase end; the first begin where the near ones end.
     ends: Ends,
@@ -280,6 +285,7 @@ impl Subscriptions {
             private: None,
             crowds_turned: 0,
             waiting: Vec::new(),
+            opened: 0,
             closes: Vec::with_capacity(CLOSES_PER_SNAPSHOT),
             ends: Ends::NONE,
             details: Vec::new(),
@@ -291,6 +297,16 @@ impl Subscriptions {
     #[inline]
     pub(super) fn entry_mut(&mut self, index: u16) -> &mut Entry {
         &mut self.entries[usize::from(index)]
+    }
+
+    /// Whether the viewer was sent nothing yet of a page.
+    pub(super) fn is_new(&self, index: u16) -> bool {
+        self.entry(index).sent == 0
+    }
+
+    /// Pages that the viewer may hold.
+    pub(super) fn opened(&self) -> usize {
+        self.opened
     }
 
     /// How finely the viewer sees crowds.
@@ -429,7 +445,7 @@ impl Subscriptions {
             }
             complete &= stays;
             let near = is_near(frame, layer, squared);
-            if pages.is_empty() && kept.len() < MAX_ENTRIES {
+            if pages.is_empty() {
                 let detail = Detail::new(PageId { cell, number: 0 }, squared as f32);
                 kept.push(Moving { entry: Entry::new(near), detail });
             }
@@ -473,6 +489,7 @@ impl Subscriptions {
             self.details.reserve_exact(room);
             self.waiting.reserve_exact(room);
         }
+        self.opened = kept.iter().filter(|moving| moving.entry.sent != 0).count();
         for (index, moving) in (0..).zip(kept.iter()) {
             self.entries.push(moving.entry);
             self.details.push(moving.detail);
@@ -629,6 +646,7 @@ impl Subscriptions {
 
     /// Forgets what the viewer has of a page; nothing is sent of it before the next tick.
     fn reset_entry(&mut self, index: u16, now: Tick) {
+        self.opened -= usize::from(self.entry(index).sent != 0);
         let entry = self.entry_mut(index);
         let Entry { page_index, generation, near, crowded, .. } = *entry;
         *entry = Entry { page_index, generation, crowded, held: true, ..Entry::new(near) };
@@ -665,6 +683,7 @@ impl Subscriptions {
         let is_first = entry.sent == 0;
         entry.note_sent(now, complete, relies);
         if is_first {
+            self.opened += 1;
             let page = self.details[usize::from(index)].page;
             if let Some(first) = self.find(PageId { number: 0, ..page }) {
                 self.details[first].cell_was_sent = true;
@@ -684,6 +703,7 @@ impl Subscriptions {
             self.reset_entry(index as u16, now);
             // It may show somebody there: if nobody is, it has to be told.
             self.entries[index].sent = Tick::from(was_sent);
+            self.opened += usize::from(was_sent);
         }
     }
 

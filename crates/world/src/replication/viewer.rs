@@ -12,7 +12,7 @@ use super::crowd::{CROWD_BYTES, CrowdDetail};
 use super::encoder::Body;
 use super::ledger::Ledger;
 use super::poses::Reach;
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{OPEN_PAGES, Subscriptions};
 use super::{Encoder, Frame};
 use crate::interest::{Layer, PageHeader};
 use crate::{PlayerHandle, Tick};
@@ -55,6 +55,8 @@ pub struct ViewerStats {
     pub blocks: u64,
     /// Blocks that were due and did not fit, counted every tick that they waited.
     pub deferred: u64,
+    /// Pages that had their turn and were not shown, for the client holds as many as it can; counted at every turn.
+    pub unseen: u64,
 }
 
 /// A block that a viewer is about to get.
@@ -210,12 +212,20 @@ impl Viewer {
         encoder.due.clear();
         let mut turns = std::mem::take(&mut encoder.turns);
         self.subscriptions.turns(frame, since, &mut turns);
+        let mut open = self.subscriptions.opened();
         for &index in &turns {
             let Some((page_index, header)) = self.subscriptions.locate(index, frame, self.ledger.applied())
             else {
                 continue;
             };
             if let Some((age, relies)) = self.due(index, header, frame.tick(), patience) {
+                if self.subscriptions.is_new(index) {
+                    if open >= OPEN_PAGES {
+                        self.stats.unseen += 1;
+                        continue;
+                    }
+                    open += 1;
+                }
                 let body = encoder.body(frame, page_index, age);
                 encoder.due.push(Due { page: header.id, age, relies, entry: index, body });
             }
