@@ -165,8 +165,23 @@ struct PageState {
     members: u32,
     /// Its place among the pages of its cell.
     link: Link,
-    /// Who stands in each slot, and the tick of that.
-    slots: [(EntityId, u32); PAGE_SLOTS],
+    slots: [Place; PAGE_SLOTS],
+}
+
+/// Who stands in a slot of a page.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    id: EntityId,
+    /// The tick of that.
+    tick: u32,
+    /// Where the entity was found last. Mostly it is still there, which is cheaper to see than to look it up.
+    index: u32,
+}
+
+impl Place {
+    fn empty(tick: u32) -> Self {
+        Self { id: EntityId::NONE, tick, index: 0 }
+    }
 }
 
 /// The closes of the last [`CLOSED_MEMORY_TICKS`].
@@ -396,8 +411,17 @@ impl Replica {
                 self.apply_enter(tick, page, *slot, record, watcher)?;
             }
         }
-        for update in &block.updates {
-            self.apply_update(tick, page, before, update, watcher);
+        // All are found before the first is changed: their memory is then on its way together.
+        for updates in block.updates.chunks(PAGE_SLOTS) {
+            let mut found = [None; PAGE_SLOTS];
+            for (update, found) in updates.iter().zip(&mut found) {
+                *found = self.in_slot(page, update.slot);
+            }
+            for (update, found) in updates.iter().zip(found) {
+                if let Some(index) = found {
+                    self.apply_update(tick, page, before, index, update, watcher);
+                }
+            }
         }
         self.pages[page as usize].applied = tick.max(before);
         Ok(true)
@@ -433,6 +457,17 @@ impl Replica {
         self.by_page.get(&id).copied().filter(|&page| self.pages[page as usize].applied != 0)
     }
 
+    /// Index of the entity that stands in a slot.
+    fn in_slot(&mut self, page: u32, slot: u8) -> Option<u32> {
+        let place = &mut self.pages[page as usize].slots[usize::from(slot)];
+        let is_still_there =
+            self.entities.get(place.index as usize).is_some_and(|entity| entity.record.id == place.id);
+        if !is_still_there {
+            place.index = *self.by_id.get(&place.id)?;
+        }
+        Some(place.index)
+    }
+
     fn owns(&self, page: u32, id: EntityId) -> bool {
         self.by_id.get(&id).is_some_and(|&index| self.entities[index as usize].owner == page)
     }
@@ -446,7 +481,7 @@ impl Replica {
         watcher: &mut impl Watcher,
     ) -> Result<(), DecodeError> {
         self.note_not_lacking(page);
-        self.pages[page as usize].slots = [(EntityId::NONE, tick); PAGE_SLOTS];
+        self.pages[page as usize].slots = [Place::empty(tick); PAGE_SLOTS];
         for (slot, record) in &block.enters {
             self.apply_enter(tick, page, *slot, record, watcher)?;
         }
@@ -470,8 +505,8 @@ impl Replica {
     ) -> Result<(), DecodeError> {
         let state = &mut self.pages[page as usize];
         let place = &mut state.slots[usize::from(slot)];
-        if place.1 <= tick {
-            *place = (record.id, tick);
+        if place.tick <= tick {
+            *place = Place { id: record.id, tick, ..*place };
         }
         let since = state.applied;
         let new = ReplicaEntity {
@@ -511,11 +546,10 @@ impl Replica {
         tick: u32,
         page: u32,
         since: u32,
+        index: u32,
         update: &Update,
         watcher: &mut impl Watcher,
     ) {
-        let (id, _) = self.pages[page as usize].slots[usize::from(update.slot)];
-        let Some(&index) = self.by_id.get(&id) else { return };
         let entity = &mut self.entities[index as usize];
         if entity.owner != page || entity.learnt > tick {
             return;
@@ -647,7 +681,7 @@ impl Replica {
             lacking_at: 0,
             members: NONE,
             link: Link::ALONE,
-            slots: [(EntityId::NONE, 0); PAGE_SLOTS],
+            slots: [Place::empty(0); PAGE_SLOTS],
         };
         let page = match self.free_pages.pop() {
             Some(page) => {
