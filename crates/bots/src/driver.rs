@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
@@ -19,7 +20,7 @@ use shadowland_wire::block::EntityRecord;
 
 use crate::fleet::{BotsConfig, INPUT_HZ, Inspection, Shared, ThreadStats};
 use crate::latency::Sample;
-use crate::line::{self, Line};
+use crate::line::Line;
 use crate::shared_socket::SharedSocket;
 use crate::wander::{Pursuit, Wanderer};
 
@@ -32,10 +33,10 @@ const AHEAD: usize = 8;
 /// Bots that are served before the sockets' turn. A thread with too much to do rather sends less than that it
 /// shows what has long passed.
 const BOTS_PER_TURN: u64 = 256;
-/// The thread sleeps at least so long when nothing arrives, so that datagrams leave in batches.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(2);
-/// Longest sleep: it has to look whether it is to stop.
-const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+/// So long the thread sleeps when nothing is due, whatever arrives meanwhile: datagrams then come and go in batches,
+/// and a server on the same machine does not pay for waking it, as it does not for players elsewhere. It is the
+/// resolution of latencies.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How often the thread tells its counters.
 const TELL_EVERY: Duration = Duration::from_millis(20);
 /// Samples that wait for whoever drains them; further ones are dropped and counted.
@@ -150,12 +151,14 @@ impl Driver {
         let mut events = Events::with_capacity(256);
         let mut inbox = RecvBatch::new(BATCH);
         while !self.shared.stops() {
-            let sleep = self.sleep();
-            if let Err(error) = self.poll.poll(&mut events, Some(sleep))
+            if !self.is_behind() {
+                thread::sleep(PAUSE);
+            }
+            if let Err(error) = self.poll.poll(&mut events, Some(Duration::ZERO))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 self.stats.errors += 1;
-                std::thread::sleep(LONGEST_SLEEP);
+                thread::sleep(PAUSE);
             }
             for event in &events {
                 self.sockets[event.token().0].readable = true;
@@ -182,17 +185,10 @@ impl Driver {
         self.tell(&inbox);
     }
 
-    fn sleep(&self) -> Duration {
-        let now = self.clock.now();
-        let overdue = self.turns_due(now).saturating_sub(self.turns);
-        if overdue >= BATCH as u64 || self.sockets.iter().any(|socket| socket.readable) {
-            return Duration::ZERO;
-        }
-        if self.config.net.is_some() {
-            return line::LOOK_EVERY;
-        }
-        let next = Time::from_micros((self.turns + 1) * self.turn_ns() / 1_000);
-        (next - now).clamp(SHORTEST_SLEEP, LONGEST_SLEEP)
+    /// Whether there is more to do than fits into a batch.
+    fn is_behind(&self) -> bool {
+        let overdue = self.turns_due(self.clock.now()).saturating_sub(self.turns);
+        overdue >= BATCH as u64 || self.sockets.iter().any(|socket| socket.readable)
     }
 
     /// Turns that all bots together should have had by now.

@@ -1,7 +1,5 @@
 //! The bad network between a bot and its socket, when bots play over one.
 
-use std::time::Duration;
-
 use rand::SeedableRng;
 use rand_pcg::Pcg32;
 use shadowland_client::conditioner::{Conditioner, NetProfile};
@@ -12,9 +10,6 @@ pub(crate) struct Line {
     up: Conditioner<Vec<u8>>,
     down: Conditioner<Vec<u8>>,
 }
-
-/// The thread looks so often what has got through: it is the resolution of latencies.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 impl Line {
     /// The link of the bot with this number: the same for the same seed.
