@@ -7,8 +7,8 @@ use anyhow::anyhow;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_proto::{
-    ConnectConfig, Connecting, Connection, Endpoint, EndpointConfig, Identity, Rate, Receiver, Routed, State,
-    Time,
+    ConnectConfig, Connecting, Connection, Endpoint, EndpointConfig, Identity, Rate, Receiver, Routed, Slot,
+    State, Time,
 };
 use shadowland_udp::{RecvBatch, SendBatch};
 use shadowland_wire::limits::DATAGRAM_BYTES;
@@ -17,6 +17,8 @@ use super::floor::BATCH;
 use super::lap::{Clients, Server, Traffic};
 use super::{DOWN_BYTES, UP_BYTES, sockets};
 
+/// Sessions that memory is fetched ahead for, as in the server.
+const GROUP: usize = 8;
 /// A type that belongs to the application.
 const MESSAGE: u8 = 0x41;
 
@@ -25,10 +27,14 @@ struct ShadowlandServer {
     socket: shadowland_udp::UdpSocket,
     inbox: RecvBatch,
     outbox: SendBatch,
-    endpoint: Endpoint<()>,
-    connected: usize,
+    endpoint: Endpoint<Listed>,
+    /// Sessions whose client has confirmed the keys.
+    listed: Vec<Slot>,
     messages: Count,
 }
+
+/// What hangs on a session that is listed.
+struct Listed;
 
 struct ShadowlandClients {
     clock: Instant,
@@ -83,7 +89,7 @@ pub(super) fn start(clients: usize) -> anyhow::Result<(impl Server, impl Clients
         inbox: RecvBatch::new(BATCH),
         outbox: SendBatch::new(BATCH),
         endpoint: Endpoint::new(config, identity, &[7; 32], &mut rng),
-        connected: 0,
+        listed: Vec::with_capacity(clients),
         messages: Count::default(),
     };
     Ok((server, ShadowlandClients { clock, clients: side }))
@@ -95,63 +101,99 @@ fn now(clock: Instant) -> Time {
 
 impl ShadowlandServer {
     fn receive(&mut self) -> anyhow::Result<()> {
-        let Self { clock, socket, inbox, outbox, endpoint, messages, .. } = self;
-        let mut reply = [0; 128];
-        while socket.recv(inbox)? > 0 {
-            let now = now(*clock);
-            for (from, datagram) in inbox.iter_mut() {
-                match endpoint.route(now, from, datagram, &mut reply) {
-                    Routed::Reply(len) => {
-                        if outbox.is_full() {
-                            socket.send(outbox)?;
-                        }
-                        if let Some(slot) = outbox.slot() {
-                            slot[..len].copy_from_slice(&reply[..len]);
-                            outbox.commit(len, from);
-                        }
-                    }
-                    Routed::Session(slot) => {
-                        let Some(session) = endpoint.session_mut(slot) else { continue };
-                        if let Err(reason) = session.connection.handle_from(now, from, datagram, messages) {
-                            endpoint.count_drop(reason);
-                        }
-                    }
-                    Routed::Dropped(_) => {}
-                }
+        while self.socket.recv(&mut self.inbox)? > 0 {
+            let now = now(self.clock);
+            for index in 0..self.inbox.filled() + 2 * GROUP {
+                self.receive_next(now, index)?;
             }
         }
         Ok(())
     }
 
-    fn send(&mut self) -> anyhow::Result<()> {
-        let Self { clock, socket, outbox, endpoint, messages, .. } = self;
-        let mut now = now(*clock);
-        self.connected = 0;
-        endpoint.on_timeout(now);
-        for (_, session) in endpoint.sessions_mut() {
-            if outbox.len() >= BATCH / 2 {
-                socket.send(outbox)?;
-                now = self::now(*clock);
-            }
-            let connection = &mut session.connection;
-            let Some(address) = connection.address() else { continue };
-            if connection.next_timeout().is_some_and(|at| now >= at) {
-                connection.on_timeout(now);
-            }
-            if let Some(mut packet) = outbox.slot().and_then(|slot| connection.packet(now, slot)) {
-                packet
-                    .message(MESSAGE, |writer| writer.bytes(&[1; DOWN_BYTES]))
-                    .map_err(|full| anyhow!("{full:?}"))?;
-                let sent = packet.finish();
-                outbox.commit(sent.len, address);
-                messages.0 += 1;
-                self.connected += 1;
-            }
-            while let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
-                outbox.commit(len, address);
-            }
+    /// Takes the datagram that is two groups before this one, and asks for the memory of those between.
+    fn receive_next(&mut self, now: Time, index: usize) -> anyhow::Result<()> {
+        let Self { socket, inbox, outbox, endpoint, listed, messages, .. } = self;
+        let mut claimed = |index| inbox.datagram(index).and_then(|(_, datagram)| Slot::claimed_by(datagram));
+        if let Some(slot) = claimed(index) {
+            endpoint.prefetch(slot);
         }
-        socket.send(outbox)?;
+        let before = index.checked_sub(GROUP).and_then(&mut claimed);
+        if let Some(session) = before.and_then(|slot| endpoint.in_place_of(slot)) {
+            session.connection.prefetch_more();
+        }
+        let arrived = index.checked_sub(2 * GROUP).and_then(|index| inbox.datagram(index));
+        let Some((from, datagram)) = arrived else { return Ok(()) };
+        let mut reply = [0; 128];
+        match endpoint.route(now, from, datagram, &mut reply) {
+            Routed::Reply(len) => {
+                if outbox.is_full() {
+                    socket.send(outbox)?;
+                }
+                if let Some(slot) = outbox.slot() {
+                    slot[..len].copy_from_slice(&reply[..len]);
+                    outbox.commit(len, from);
+                }
+            }
+            Routed::Session(slot) => {
+                let Some(session) = endpoint.session_mut(slot) else { return Ok(()) };
+                let handled = session.connection.handle_from(now, from, datagram, messages);
+                if session.connection.is_confirmed() && session.data.replace(Listed).is_none() {
+                    listed.push(slot);
+                }
+                if let Err(reason) = handled {
+                    endpoint.count_drop(reason);
+                }
+            }
+            Routed::Dropped(_) => {}
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> anyhow::Result<()> {
+        let mut now = now(self.clock);
+        self.endpoint.on_timeout(now);
+        for index in 0..self.listed.len() {
+            if self.outbox.len() >= BATCH / 2 {
+                self.socket.send(&mut self.outbox)?;
+                now = self::now(self.clock);
+            }
+            self.prefetch_ahead(index);
+            self.serve(now, self.listed[index])?;
+        }
+        self.socket.send(&mut self.outbox)?;
+        Ok(())
+    }
+
+    fn prefetch_ahead(&self, next: usize) {
+        if !next.is_multiple_of(GROUP) {
+            return;
+        }
+        let group = |ahead: usize| self.listed.iter().skip(next + ahead * GROUP).take(GROUP);
+        group(2).for_each(|&slot| self.endpoint.prefetch(slot));
+        for session in group(1).filter_map(|&slot| self.endpoint.in_place_of(slot)) {
+            session.connection.prefetch_more();
+        }
+    }
+
+    fn serve(&mut self, now: Time, slot: Slot) -> anyhow::Result<()> {
+        let Self { outbox, endpoint, messages, .. } = self;
+        let Some(session) = endpoint.session_mut(slot) else { return Ok(()) };
+        let connection = &mut session.connection;
+        let Some(address) = connection.address() else { return Ok(()) };
+        if connection.next_timeout().is_some_and(|at| now >= at) {
+            connection.on_timeout(now);
+        }
+        if let Some(mut packet) = outbox.slot().and_then(|slot| connection.packet(now, slot)) {
+            packet
+                .message(MESSAGE, |writer| writer.bytes(&[1; DOWN_BYTES]))
+                .map_err(|full| anyhow!("{full:?}"))?;
+            let sent = packet.finish();
+            outbox.commit(sent.len, address);
+            messages.0 += 1;
+        }
+        while let Some(len) = outbox.slot().and_then(|slot| connection.poll_transmit(now, slot)) {
+            outbox.commit(len, address);
+        }
         Ok(())
     }
 }
@@ -163,7 +205,7 @@ impl Server for ShadowlandServer {
     }
 
     fn connected(&self) -> usize {
-        self.connected
+        self.listed.len()
     }
 
     fn traffic(&self) -> Traffic {
