@@ -26,8 +26,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Standard error may be closed; there is nobody else to tell.
-            let _ = writeln!(std::io::stderr().lock(), "shadowland: {:#}", failure.error);
+            let _ = writeln!(std::io::stderr().lock(), "shadowland: {}", one_line(&failure.error));
             ExitCode::from(failure.exit_code)
         }
     }
+}
+
+/// The error and its causes. Most messages tell their cause themselves: it is not told again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }

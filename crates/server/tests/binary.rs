@@ -89,6 +89,7 @@ fn a_bad_key_file_and_a_port_in_use_end_with_code_2() {
     let address = taken.local_addr().unwrap().to_string();
     let message = refusal(&directory.run(&["--listen", &address, "--log", "off"]));
     assert!(message.starts_with(&format!("cannot listen on {address}: ")), "{message}");
+    assert_eq!(message.matches("os error").count(), 1, "the cause is told once: {message}");
 }
 
 #[cfg(unix)]
