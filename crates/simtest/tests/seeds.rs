@@ -1,6 +1,6 @@
 //! Some seeds of every profile. Thousands of others run with `cargo run --release -p shadowland-simtest`.
 
-use shadowland_simtest::{Outcome, Violation, lossy, rekey, replication, run_twice};
+use shadowland_simtest::{Outcome, Violation, lossy, rekey, reliable, replication, run_twice};
 
 fn all_hold(profile: &str, run: fn(u64) -> Result<Outcome, Violation>, seeds: impl Iterator<Item = u64>) {
     for seed in seeds {
@@ -45,10 +45,12 @@ fn new_keys_and_new_addresses_disturb_nobody() {
 }
 
 /// Seeds that once found a bug in the session protocol: an answer to the handshake that was lost (13), and a
-/// session that was forgotten just when its client had learnt of it (1799).
+/// session that was forgotten just when its client had learnt of it (1799). And a large message that counted as given
+/// up when it had just begun (19).
 #[test]
 fn seeds_that_once_failed_hold() {
     all_hold("lossy", lossy::run, [13, 1799].into_iter());
+    all_hold("reliable", reliable::run, [19].into_iter());
 }
 
 #[test]

@@ -156,6 +156,7 @@ impl Assemblies {
             return Err(Refused::Malformed);
         }
         let number = known.unwrap_or_else(|| {
+            self.progress_at = self.audible();
             self.open.push(Assembly { first, whole, pieces: BTreeMap::new() });
             self.open.len() - 1
         });
@@ -288,6 +289,17 @@ mod tests {
             assemblies.touch(place(50), &Fragment::decode(&fragments(4_000).1[0]).unwrap());
         }
         assemblies.heard(at(131));
+        assert!(assemblies.has_expired());
+    }
+
+    #[test]
+    fn a_message_that_begins_late_has_as_long_as_the_first() {
+        let (mut assemblies, mut log) = (assemblies_of(5_000), Log::default());
+        (1..=40).for_each(|second| assemblies.heard(at(second)));
+        assemblies.take(place(0), &fragments(4_000).1[0], &mut log).unwrap();
+        (41..=50).for_each(|second| assemblies.heard(at(second)));
+        assert!(!assemblies.has_expired());
+        assemblies.heard(at(51));
         assert!(assemblies.has_expired());
     }
 }
