@@ -18,7 +18,7 @@ use super::lap::{Clients, Server, Traffic};
 use super::{DOWN_BYTES, UP_BYTES, sockets};
 
 /// Sessions that memory is fetched ahead for, as in the server.
-const GROUP: usize = 8;
+const AHEAD: usize = 4;
 /// A type that belongs to the application.
 const MESSAGE: u8 = 0x41;
 
@@ -103,25 +103,25 @@ impl ShadowlandServer {
     fn receive(&mut self) -> anyhow::Result<()> {
         while self.socket.recv(&mut self.inbox)? > 0 {
             let now = now(self.clock);
-            for index in 0..self.inbox.filled() + 2 * GROUP {
+            for index in 0..self.inbox.filled() + 2 * AHEAD {
                 self.receive_next(now, index)?;
             }
         }
         Ok(())
     }
 
-    /// Takes the datagram that is two groups before this one, and asks for the memory of those between.
+    /// Takes a datagram some places before this one, and asks for the memory of those between.
     fn receive_next(&mut self, now: Time, index: usize) -> anyhow::Result<()> {
         let Self { socket, inbox, outbox, endpoint, listed, messages, .. } = self;
         let mut claimed = |index| inbox.datagram(index).and_then(|(_, datagram)| Slot::claimed_by(datagram));
         if let Some(slot) = claimed(index) {
-            endpoint.prefetch(slot);
+            endpoint.prefetch(slot, size_of::<Listed>());
         }
-        let before = index.checked_sub(GROUP).and_then(&mut claimed);
+        let before = index.checked_sub(AHEAD).and_then(&mut claimed);
         if let Some(session) = before.and_then(|slot| endpoint.in_place_of(slot)) {
             session.connection.prefetch_more();
         }
-        let arrived = index.checked_sub(2 * GROUP).and_then(|index| inbox.datagram(index));
+        let arrived = index.checked_sub(2 * AHEAD).and_then(|index| inbox.datagram(index));
         let Some((from, datagram)) = arrived else { return Ok(()) };
         let mut reply = [0; 128];
         match endpoint.route(now, from, datagram, &mut reply) {
@@ -165,12 +165,11 @@ impl ShadowlandServer {
     }
 
     fn prefetch_ahead(&self, next: usize) {
-        if !next.is_multiple_of(GROUP) {
-            return;
+        if let Some(&slot) = self.listed.get(next + 2 * AHEAD) {
+            self.endpoint.prefetch(slot, size_of::<Listed>());
         }
-        let group = |ahead: usize| self.listed.iter().skip(next + ahead * GROUP).take(GROUP);
-        group(2).for_each(|&slot| self.endpoint.prefetch(slot));
-        for session in group(1).filter_map(|&slot| self.endpoint.in_place_of(slot)) {
+        let session = self.listed.get(next + AHEAD).and_then(|&slot| self.endpoint.in_place_of(slot));
+        if let Some(session) = session {
             session.connection.prefetch_more();
         }
     }
@@ -180,7 +179,7 @@ impl ShadowlandServer {
         let Some(session) = endpoint.session_mut(slot) else { return Ok(()) };
         let connection = &mut session.connection;
         let Some(address) = connection.address() else { return Ok(()) };
-        if connection.next_timeout().is_some_and(|at| now >= at) {
+        if connection.is_due(now) {
             connection.on_timeout(now);
         }
         if let Some(mut packet) = outbox.slot().and_then(|slot| connection.packet(now, slot)) {
