@@ -76,6 +76,9 @@ const _: () = assert!(size_of::<Entry>() == 24, "what all viewers hold of a page
 /// As an age: no block is watched.
 const NO_PROBE: u8 = u8::MAX;
 
+/// As the index of a page: it was not looked for yet. [`NO_PAGE`] tells that it was, and is not there.
+const NOT_LOOKED_FOR: u32 = NO_PAGE - 1;
+
 /// The part of an entry that is rarely looked at.
 #[derive(Debug, Clone, Copy)]
 struct Detail {
@@ -184,7 +187,7 @@ pub(super) fn most_entries(frame: &Frame) -> usize {
 impl Entry {
     fn new(near: bool) -> Self {
         Self {
-            page_index: NO_PAGE,
+            page_index: NOT_LOOKED_FOR,
             baseline: 0,
             sent: 0,
             chain: 0,
@@ -720,14 +723,14 @@ fn add_pages_behind(frame: &Frame, kept: &mut Vec<Moving>) {
         let behind = PageId { number: detail.page.number + 1, ..detail.page };
         let is_there = kept.get(at).is_some_and(|next| next.detail.page == behind);
         if entry.has_next && !is_there && kept.len() < MAX_ENTRIES {
-            let page_index = entry.header(frame).map_or(NO_PAGE, |header| header.next);
-            let header = frame.pages().header(page_index);
-            let entry = Entry {
-                page_index,
-                generation: header.map_or(0, |header| header.generation),
-                has_next: header.is_some_and(|header| header.next != NO_PAGE),
-                ..Entry::new(entry.near)
-            };
+            let found = entry.header(frame).and_then(|first| {
+                let header = frame.pages().header(first.next)?;
+                Some((first.next, header.generation, header.next != NO_PAGE))
+            });
+            let mut entry = Entry::new(entry.near);
+            if let Some((page_index, generation, has_next)) = found {
+                entry = Entry { page_index, generation, has_next, ..entry };
+            }
             kept.insert(at, Moving { entry, detail: Detail::new(behind, detail.squared_distance) });
         }
     }
