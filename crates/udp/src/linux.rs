@@ -204,7 +204,10 @@ pub(crate) fn send(
         }
         return Err(error);
     };
-    Ok(scratch.headers.messages[..sent].iter().map(|message| message.msg_hdr.msg_iovlen).sum())
+    Ok(scratch.headers.messages[..sent]
+        .iter()
+        .map(|message| -> usize { message.msg_hdr.msg_iovlen as _ })
+        .sum())
 }
 
 /// Makes messages of datagrams, and returns how many.

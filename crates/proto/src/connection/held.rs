@@ -63,7 +63,7 @@ impl HeldShare {
 
     /// Reserves so many bytes more, or says that there is no room.
     pub(super) fn reserve(&mut self, bytes: usize) -> bool {
-        let Some(limit) = &self.limit else { return true };
+        let Some(limit) = self.limit.as_ref().filter(|_| bytes > 0) else { return true };
         let before = self.bytes.saturating_sub(limit.share);
         let after = (self.bytes + bytes).saturating_sub(limit.share);
         let take = |taken: usize| {
@@ -114,6 +114,8 @@ mod tests {
         // Who comes late gets less, but more than its share; who has much keeps it, and gets no more.
         assert!(each.is_sorted_by(|a, b| a >= b) && each.iter().all(|bytes| *bytes >= 1_000), "{each:?}");
         assert!(each[9] > 4_000 && !alone.reserve(10), "{each:?}");
+        // What needs no room is taken however little is left: it is what makes room.
+        assert!(alone.reserve(0));
         assert!(limit.taken() <= 100_000 && alone.bytes + each.iter().sum::<usize>() <= 200_000);
         drop(many);
         alone.settle(500);

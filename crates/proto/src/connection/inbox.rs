@@ -106,8 +106,11 @@ impl Inbox {
         }
         let Some(piece) = piece else { return 0 };
         let prospect = self.assemblies.prospect(place, piece);
+        if prospect.missing as usize > self.held.len() {
+            return prospect.cost;
+        }
         // The last piece of all, or the one that those behind it have waited for.
-        let behind = 1..u64::from(piece.whole.pieces() - piece.index);
+        let behind = 1..u64::from((piece.whole.pieces() - piece.index).min(prospect.missing + 1));
         let waiting = behind.map_while(|behind| {
             let held = self.held.get(&MessageId { id: place.id + behind, ..place });
             held.filter(|held| held.kind == ControlType::Fragment as u8)

@@ -448,6 +448,7 @@ impl Connection {
             self.sent.loss_at(),
             self.paths.deadline(),
             self.integrity.as_deref().and_then(Integrity::deadline),
+            (self.assembles && self.inbox.assemblies.has_expired()).then(Time::default),
         ];
         let established =
             (self.state == State::Established).then(|| self.ping_at().min(self.keys.deadline()));
@@ -559,6 +560,7 @@ impl Connection {
         self.heard_at = now;
         if self.assembles {
             self.inbox.assemblies.heard(now);
+            self.rouse();
         }
 
         let reliable = self.apply(now, payload, receiver)?;

@@ -7,6 +7,8 @@ use rand::rngs::StdRng;
 use shadowland_wire::codec::Writer;
 use shadowland_wire::header::HEADER_BYTES;
 use shadowland_wire::limits::{PATH_TOKEN_BYTES, TAG_BYTES};
+use shadowland_wire::message::fragment::Whole;
+use shadowland_wire::message::{ControlType, MessageId, StreamId, encode_frame};
 use zeroize::Zeroizing;
 
 pub(super) const NOW: Time = Time::from_micros(1_000_000);
@@ -272,5 +274,33 @@ fn sequences_beyond_the_last_are_refused_and_near_it_nothing_overflows() {
     for sequence in [SEQUENCE_MAX, SEQUENCE_MAX - 1, SEQUENCE_MAX - 63] {
         let taken = client.handle(NOW, &mut sealed_as(sequence, &empty), &mut Log::default());
         assert_eq!(taken, Ok(()));
+    }
+}
+
+#[test]
+fn a_large_message_that_gets_no_further_ends_the_session_of_who_asks_only_whether_something_is_due() {
+    let (mut client, mut server) = established();
+    let stream = StreamId::new(Channel::ReliableOrdered, 0).unwrap();
+    let whole = Whole { kind: FIRST_APPLICATION_TYPE, size: 4_000, plain_size: None };
+    let piece = fragments::take_apart(whole, &[0; 4_000]).next().unwrap();
+    let first = payload(|writer| {
+        let place = Some(MessageId { stream, id: 10 });
+        encode_frame(writer, ControlType::Fragment as u8, place, |writer| writer.bytes(&piece)).unwrap();
+    });
+    assert_eq!(give(&mut client, &mut server, &first).0, Ok(()));
+    let news = payload(|writer| encode_frame(writer, FIRST_APPLICATION_TYPE, None, |_| Ok(())).unwrap());
+    let mut buffer = [0; DATAGRAM_BYTES];
+    for tick in 1..=660 {
+        let now = NOW + Duration::from_micros(tick * 1_000_000 / 60);
+        client.handle(now, &mut seal(&mut server, &news), &mut Log::default()).unwrap();
+        if client.is_due(now) {
+            client.on_timeout(now);
+        }
+        while client.poll_transmit(now, &mut buffer).is_some() {}
+        let is_over = client.state() != State::Established;
+        assert_eq!(is_over, now - NOW > Duration::from_secs(10), "after {:?}", now - NOW);
+        if is_over {
+            return;
+        }
     }
 }

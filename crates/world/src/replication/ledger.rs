@@ -134,6 +134,12 @@ impl AppliedTicks {
         age < Self::LENGTH && self.bits[age as usize / 64] & 1 << (age % 64) != 0
     }
 
+    /// The newest of them; 0 = there is none.
+    #[inline]
+    pub(super) fn newest(&self) -> Tick {
+        self.newest
+    }
+
     /// Bit `i`: `tick - i` is in it.
     #[inline]
     pub(super) fn up_to(&self, tick: Tick) -> u16 {

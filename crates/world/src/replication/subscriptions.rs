@@ -73,6 +73,8 @@ pub(super) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 24, "what all viewers hold of a page is looked at in every tick");
 
+/// A probe that has not arrived when a tick so much later has is given up.
+const PROBE_OVERTAKEN_TICKS: Tick = 16;
 /// As an age: no block is watched.
 const NO_PROBE: u8 = u8::MAX;
 
@@ -219,8 +221,12 @@ impl Entry {
         }
         if self.probe_age != NO_PROBE {
             let probe = self.sent - Tick::from(self.probe_age);
-            if probe <= self.baseline || applied.contains(probe) {
+            let arrived = applied.contains(probe);
+            if arrived {
                 self.baseline = self.baseline.max(probe);
+            }
+            // One that many later ticks have overtaken is lost, and another one takes its place.
+            if arrived || probe <= self.baseline || applied.newest() > probe + PROBE_OVERTAKEN_TICKS {
                 self.probe_age = NO_PROBE;
             }
         }
