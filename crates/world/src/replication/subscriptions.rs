@@ -401,6 +401,7 @@ impl Subscriptions {
             std::mem::swap(held, kept);
         }
         add_pages_behind(frame, kept);
+        self.make_room(frame, kept.len());
         self.seen.clear();
         let first_pages = kept.iter().filter(|moving| moving.detail.page.number == 0);
         self.seen.extend(first_pages.map(|moving| (moving.detail.page.cell, moving.entry.near)));
@@ -466,6 +467,20 @@ impl Subscriptions {
         }
     }
 
+    /// Makes room for so many entries: once and for all, where no crowd is.
+    fn make_room(&mut self, frame: &Frame, entries: usize) {
+        fn room<T>(of: &mut Vec<T>, entries: usize) {
+            of.reserve_exact(entries.saturating_sub(of.len()));
+        }
+        if self.entries.capacity() < entries {
+            let most = most_entries(frame).max(entries + entries / 4);
+            room(&mut self.entries, most);
+            room(&mut self.details, most);
+            room(&mut self.waiting, most);
+            room(&mut self.seen, most);
+        }
+    }
+
     /// Puts the entries in the order of their turns.
     fn arrange(&mut self, frame: &Frame, kept: &mut [Moving], applied: &AppliedTicks) {
         for Moving { entry, detail } in kept.iter_mut() {
@@ -491,13 +506,6 @@ impl Subscriptions {
         self.entries.clear();
         self.details.clear();
         self.waiting.clear();
-        if self.entries.capacity() < kept.len() {
-            // Once and for all, where no crowd is.
-            let room = most_entries(frame).max(kept.len() + kept.len() / 4);
-            self.entries.reserve_exact(room);
-            self.details.reserve_exact(room);
-            self.waiting.reserve_exact(room);
-        }
         self.opened = kept.iter().filter(|moving| moving.entry.sent != 0).count();
         for (index, moving) in (0..).zip(kept.iter()) {
             self.entries.push(moving.entry);
