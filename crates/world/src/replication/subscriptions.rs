@@ -85,7 +85,7 @@ const NOT_LOOKED_FOR: u32 = NO_PAGE - 1;
 #[derive(Debug, Clone, Copy)]
 struct Detail {
     page: PageId,
-    /// Since when a block waits; 0 = none does.
+    /// Since when a block waits, if [`Entry::waiting`] says that one does.
     waiting_since: Tick,
     /// The tick in which it was held.
     held_at: Tick,
