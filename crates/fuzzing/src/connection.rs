@@ -92,8 +92,7 @@ impl Duel {
         let what = script.u8()?;
         match what % 12 {
             _ if what == OVERTAKEN => {
-                let (skipped, flags) = (script.number()?, Flags::from_bits(script.u8()?));
-                let payload = script.bytes()?;
+                let (skipped, flags, payload) = script.packet()?;
                 let sealed = self.seal(skipped, flags, payload);
                 self.overtaken.extend(sealed);
             }
@@ -103,8 +102,7 @@ impl Duel {
                 }
             }
             0 => {
-                let (skipped, flags) = (script.number()?, Flags::from_bits(script.u8()?));
-                let payload = script.bytes()?;
+                let (skipped, flags, payload) = script.packet()?;
                 self.send_payload(skipped, flags, payload);
             }
             1 => self.send_frames(script)?,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shadowland_wire::codec::{DecodeError, Reader};
+use shadowland_wire::header::Flags;
 
 /// A script that has ended is over, wherever it was.
 pub(crate) type Step<T = ()> = Result<T, DecodeError>;
@@ -43,6 +44,11 @@ impl<'a> Script<'a> {
 
     pub(crate) fn flag(&mut self) -> Step<bool> {
         Ok(self.u8()? & 1 != 0)
+    }
+
+    /// A packet that the hostile side seals: how many sequences it leaves out before, its flags and its payload.
+    pub(crate) fn packet(&mut self) -> Step<(u64, Flags, &'a [u8])> {
+        Ok((self.number()?, Flags::from_bits(self.u8()?), self.bytes()?))
     }
 
     /// A number below `count`.

@@ -106,8 +106,7 @@ impl Town {
         let what = script.u8()?;
         match what % 7 {
             _ if what == OVERTAKEN => {
-                let (skipped, flags) = (script.number()?, Flags::from_bits(script.u8()?));
-                let payload = script.bytes()?;
+                let (skipped, flags, payload) = script.packet()?;
                 let sealed = self.seal(skipped, flags, payload);
                 self.overtaken.extend(sealed);
             }
@@ -117,8 +116,7 @@ impl Town {
                 }
             }
             0 => {
-                let (skipped, flags) = (script.number()?, Flags::from_bits(script.u8()?));
-                let payload = script.bytes()?;
+                let (skipped, flags, payload) = script.packet()?;
                 self.send(skipped, flags, payload);
             }
             1 => {
