@@ -19,7 +19,7 @@
 //! be applied to any state of the page between its baseline and its tick.
 
 use crate::bits::{BitReader, BitWriter};
-use crate::codec::{DecodeError, Full, Reader, Writer};
+use crate::codec::{DecodeError, Full, Reader, Tiny, Writer, zigzag};
 use crate::entity::{EntityDelta, EntityId, EntityState, EntityType};
 use crate::fields::{
     ROTATION_MAX_BITS, VELOCITY_MAX_BITS, Widths, decode_rotation, decode_velocity, encode_rotation,
@@ -198,20 +198,25 @@ pub struct BlockHeader {
 impl BlockHeader {
     /// Bytes of a header at most.
     pub const MAX_BYTES: usize = 1 + 5 + 2;
+    const _FITS: () = assert!(Self::MAX_BYTES <= Tiny::MAX_BYTES);
 
     /// Writes the header; `previous` is the cell of the block before it in the message (0 at its start).
     #[inline]
     pub fn encode(self, writer: &mut Writer<'_>, previous: &mut CellId) -> Result<(), Full> {
+        let mut bytes = Tiny::new();
         let follows = if self.page.number == 0 { 0 } else { PAGE_FOLLOWS };
         let difference = i64::from(self.page.cell.0) - i64::from(previous.0);
         if difference == 1 {
-            writer.u8(self.age.0 | follows | NEXT_CELL)?;
+            bytes.u8(self.age.0 | follows | NEXT_CELL);
         } else {
-            writer.u8(self.age.0 | follows)?;
-            writer.varint_signed(difference)?;
+            bytes.u8(self.age.0 | follows);
+            bytes.varint(zigzag(difference));
         }
         *previous = self.page.cell;
-        if self.page.number != 0 { writer.varint(self.page.number.into()) } else { Ok(()) }
+        if self.page.number != 0 {
+            bytes.varint(self.page.number.into());
+        }
+        writer.tiny(bytes)
     }
 
     /// Reads what [`BlockHeader::encode`] wrote.

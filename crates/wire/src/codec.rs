@@ -209,6 +209,19 @@ impl<'a> Writer<'a> {
         self.bytes(&source[start..start + length])
     }
 
+    /// Appends a few bytes that were put together before.
+    #[inline]
+    pub fn tiny(&mut self, bytes: Tiny) -> Result<(), Full> {
+        match self.bytes[self.at..].first_chunk_mut() {
+            Some(room) => {
+                *room = bytes.bits.to_le_bytes();
+                self.at += bytes.length();
+                Ok(())
+            }
+            None => self.bytes(&bytes.bits.to_le_bytes()[..bytes.length()]),
+        }
+    }
+
     /// Appends an unsigned number, seven bits a byte, low bits first.
     #[inline]
     pub fn varint(&mut self, value: u64) -> Result<(), Full> {
@@ -237,6 +250,59 @@ impl<'a> Writer<'a> {
         let start = self.at;
         self.at += count;
         Ok(&mut self.bytes[start..start + count])
+    }
+}
+
+/// Up to eight bytes on their way to a [`Writer`], in a register: there they take one check for room, together.
+#[derive(Debug, Clone, Copy)]
+pub struct Tiny {
+    bits: u64,
+    /// How many of the bits are used.
+    used: u32,
+}
+
+impl Tiny {
+    /// The most that it holds.
+    pub const MAX_BYTES: usize = 8;
+
+    /// No bytes.
+    #[must_use]
+    #[inline]
+    pub fn new() -> Self {
+        Self { bits: 0, used: 0 }
+    }
+
+    /// Appends one byte.
+    ///
+    /// # Panics
+    /// When it is the ninth, a bug of the caller.
+    #[inline]
+    pub fn u8(&mut self, value: u8) {
+        self.bits |= u64::from(value) << self.used;
+        self.used += 8;
+    }
+
+    /// Appends an unsigned number as [`Writer::varint`] does.
+    ///
+    /// # Panics
+    /// When there are more than eight bytes then, a bug of the caller.
+    #[inline]
+    pub fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.u8(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.u8(value as u8);
+    }
+
+    fn length(self) -> usize {
+        self.used as usize / 8
+    }
+}
+
+impl Default for Tiny {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

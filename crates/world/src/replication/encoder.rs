@@ -8,8 +8,7 @@ use shadowland_wire::limits::{PAGE_SLOTS, PAGE_TOMBSTONES};
 
 use super::Frame;
 use super::poses::Poses;
-use super::subscriptions::{Moving, Wanted, most_entries, slack_steps};
-use super::viewer::Due;
+use super::subscriptions::{Due, Moving, Turns, Wanted, most_entries, slack_steps};
 use crate::Tick;
 use crate::interest::{Layer, Page, Row};
 
@@ -39,8 +38,8 @@ pub struct Encoder {
     pub(super) wanted: Vec<Wanted>,
     pub(super) held: Vec<Moving>,
     pub(super) kept: Vec<Moving>,
-    /// Entries of a viewer whose turn it is; scratch.
-    pub(super) turns: Vec<u16>,
+    /// Whose turn it is of a viewer's entries; scratch.
+    pub(super) turns: Turns,
     stats: EncoderStats,
 }
 
@@ -98,6 +97,7 @@ impl Encoder {
             }
             self.slack_steps = slack_steps(frame);
             self.reserve(most_entries(frame));
+            self.turns.reserve(frame, most_entries(frame));
         }
     }
 
@@ -110,19 +110,19 @@ impl Encoder {
         room(&mut self.wanted, entries);
         room(&mut self.held, entries);
         room(&mut self.kept, entries);
-        room(&mut self.turns, entries);
     }
 
     /// The body of a block: a page as it is now, against the baseline of this age.
     #[inline]
     pub(super) fn body(&mut self, frame: &Frame, page_index: u32, age: AgeCode) -> Body {
-        self.stats.used += 1;
         let at = age.index() * self.pages + page_index as usize;
-        if self.entries[at].tick != self.tick {
-            let body = self.encode(frame, page_index, age);
-            self.entries[at] = Entry { tick: self.tick, body };
-        }
-        self.entries[at].body
+        let Entry { tick, body } = self.entries[at];
+        if tick == self.tick { body } else { self.encode(frame, page_index, age, at) }
+    }
+
+    /// Counts the blocks of a viewer's turns.
+    pub(super) fn count_used(&mut self) {
+        self.stats.used += self.due.len() as u64;
     }
 
     /// Writes a body that was asked for in this tick.
@@ -131,7 +131,8 @@ impl Encoder {
         writer.short_bytes(&self.bytes, body.start as usize, body.len())
     }
 
-    fn encode(&mut self, frame: &Frame, page_index: u32, age: AgeCode) -> Body {
+    #[inline(never)]
+    fn encode(&mut self, frame: &Frame, page_index: u32, age: AgeCode, at: usize) -> Body {
         self.stats.encoded += 1;
         let start = self.used;
         if self.bytes.len() < start + BODY_MAX_BYTES {
@@ -145,7 +146,9 @@ impl Encoder {
         let length = encode_body(&plan.body(), |slot| &page.row(slot).record, out)
             .expect("BODY_MAX_BYTES is computed from the largest possible body");
         self.used += length;
-        Body { start: start as u32, length: length as u16 }
+        let body = Body { start: start as u32, length: length as u16 };
+        self.entries[at] = Entry { tick: self.tick, body };
+        body
     }
 }
 

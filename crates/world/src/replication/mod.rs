@@ -14,6 +14,7 @@ mod encoder;
 mod frame;
 mod ledger;
 mod poses;
+mod progress;
 mod subscriptions;
 mod viewer;
 

@@ -2,19 +2,18 @@
 
 use std::mem::offset_of;
 
-use shadowland_wire::block::{AgeCode, BlockHeader, CellId, PageId};
+use shadowland_wire::block::{BlockHeader, CellId, PageId};
 use shadowland_wire::codec::{Full, Writer};
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::limits::DATAGRAM_BYTES;
 use shadowland_wire::message::server::{Brevity, OwnerRecord, SnapshotHeader};
 
 use super::crowd::{CROWD_BYTES, CrowdDetail};
-use super::encoder::Body;
 use super::ledger::Ledger;
 use super::poses::Reach;
-use super::subscriptions::{OPEN_PAGES, Subscriptions};
+use super::subscriptions::{Due, Subscriptions};
 use super::{Encoder, Frame};
-use crate::interest::{Layer, PageHeader};
+use crate::interest::Layer;
 use crate::{PlayerHandle, Tick};
 
 /// Slack on a round trip before a block counts as unanswered, in ticks: packets wait for the next tick on
@@ -53,21 +52,12 @@ pub struct Viewer {
 pub struct ViewerStats {
     /// Blocks.
     pub blocks: u64,
+    /// Of those, blocks of pages that went in step with others of their group.
+    pub in_step: u64,
     /// Blocks that were due and did not fit, counted every tick that they waited.
     pub deferred: u64,
     /// Pages that had their turn and were not shown, for the client holds as many as it can; counted at every turn.
     pub unseen: u64,
-}
-
-/// A block that a viewer is about to get.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Due {
-    page: PageId,
-    age: AgeCode,
-    /// It relies on the last one, which is still on its way.
-    relies: bool,
-    pub(super) entry: u16,
-    body: Body,
 }
 
 impl Viewer {
@@ -171,8 +161,10 @@ impl Viewer {
         self.hear_answers();
         let position = frame.lattice().quantize(owner.position_cm);
         let private = owner.sees_hidden.then(|| frame.layers().private_cell(self.player.slot));
-        self.subscriptions.follow(frame, position, private, self.ledger.applied(), encoder);
-        self.collect_due(frame, since, rtt_ticks.saturating_add(ANSWER_SLACK_TICKS), encoder);
+        self.subscriptions.follow(frame, position, private, encoder);
+        let patience = rtt_ticks.saturating_add(ANSWER_SLACK_TICKS);
+        self.stats.unseen +=
+            self.subscriptions.collect_due(frame, since, patience, self.ledger.applied(), encoder);
         let needed: usize = encoder.due.iter().map(Due::bytes).sum();
         let sees_crowd = self.crowd_detail() != CrowdDetail::Full;
         // In a crowd, one packet has to do; pages get half of it if they need that, and poses the rest.
@@ -207,73 +199,9 @@ impl Viewer {
         })
     }
 
-    /// Finds the pages of which a block is due.
-    fn collect_due(&mut self, frame: &Frame, since: Tick, patience: Tick, encoder: &mut Encoder) {
-        encoder.due.clear();
-        let mut turns = std::mem::take(&mut encoder.turns);
-        self.subscriptions.turns(frame, since, &mut turns);
-        let mut open = self.subscriptions.opened();
-        for &index in &turns {
-            let Some((page_index, header)) = self.subscriptions.locate(index, frame, self.ledger.applied())
-            else {
-                continue;
-            };
-            if let Some((age, relies)) = self.due(index, header, frame.tick(), patience) {
-                if self.subscriptions.is_new(index) {
-                    if open >= OPEN_PAGES {
-                        self.stats.unseen += 1;
-                        continue;
-                    }
-                    open += 1;
-                }
-                let body = encoder.body(frame, page_index, age);
-                encoder.due.push(Due { page: header.id, age, relies, entry: index, body });
-            }
-        }
-        encoder.turns = turns;
-        self.subscriptions.drop_closed(&mut encoder.due);
-    }
-
-    /// Whether a block of a page is due whose turn it is: the age of its baseline, and whether that is a block which
-    /// is still on its way.
-    #[inline]
-    fn due(&mut self, index: u16, header: &PageHeader, now: Tick, patience: Tick) -> Option<(AgeCode, bool)> {
-        let entry = self.subscriptions.entry_mut(index);
-        // Nothing changed since what was applied: it is as good as applied now.
-        if entry.baseline >= header.last_change {
-            entry.baseline = now;
-            entry.waiting = false;
-            return None;
-        }
-        let unheard_of = entry.sent == 0;
-        if unheard_of && header.occupied == 0 {
-            return None;
-        }
-        let start = entry.start(now, patience, header.floor);
-        // What was sent may still be on its way: wait for the answer if nothing changed since, and with
-        // complete pages in any case.
-        let unanswered = !unheard_of && now - entry.sent <= patience;
-        if unanswered && (header.last_change <= entry.sent || start == 0) {
-            return None;
-        }
-        // An answer that is overdue is not relied on.
-        let start = if start >= header.last_change { entry.baseline } else { start };
-        if start == 0 || start < header.floor {
-            return Some((AgeCode::FULL, false));
-        }
-        Some((AgeCode::covering(u64::from(now - start)), start != entry.baseline))
-    }
-
     /// When not everything that is due fits, who waits longest comes first, then who is nearest.
     fn put_first_things_first(&self, encoder: &mut Encoder) {
-        encoder.due.sort_unstable_by(|a, b| self.subscriptions.urgency(a.entry, b.entry));
-    }
-}
-
-impl Due {
-    /// Bytes that it takes at most.
-    fn bytes(&self) -> usize {
-        BlockHeader::MAX_BYTES + self.body.len()
+        encoder.due.sort_unstable_by(|a, b| self.subscriptions.urgency(a, b));
     }
 }
 
@@ -374,6 +302,7 @@ impl Snapshot<'_> {
             SnapshotHeader { owner: None, closes: 0, ..self.header }.encode(writer)?;
         }
         let mut previous = CellId(0);
+        let before = self.next;
         while let Some(&due) = self.encoder.due.get(self.next) {
             let need = due.bytes();
             if need > writer.remaining() {
@@ -388,9 +317,10 @@ impl Snapshot<'_> {
             self.encoder.write(due.body, writer)?;
             self.used += need;
             self.next += 1;
-            self.viewer.subscriptions.note_sent(due.entry, due.age == AgeCode::FULL, due.relies, now);
-            self.viewer.stats.blocks += 1;
+            self.viewer.subscriptions.note_sent(&due, now);
+            self.viewer.stats.in_step += u64::from(due.is_in_step());
         }
+        self.viewer.stats.blocks += (self.next - before) as u64;
         Ok(())
     }
 
@@ -413,12 +343,14 @@ impl Snapshot<'_> {
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
+        let now = self.frame.tick();
         if self.unsent > 0 {
-            self.viewer.ledger.abandon(self.frame.tick());
+            self.viewer.ledger.abandon(now);
         }
         for due in &self.encoder.due[self.next..] {
-            self.viewer.subscriptions.note_deferred(due.entry, self.frame.tick());
+            self.viewer.subscriptions.note_deferred(due, now);
             self.viewer.stats.deferred += 1;
         }
+        self.viewer.subscriptions.end_turns(now, !self.first);
     }
 }
