@@ -21,7 +21,7 @@
 
 use crate::bits::{BitReader, BitWriter};
 use crate::block::EntityRecord;
-use crate::codec::{DecodeError, Full, Reader, Writer};
+use crate::codec::{DecodeError, Full, Reader, Tiny, Writer, zigzag};
 use crate::entity::{ENTITY_INDEX_BITS, EntityId, EntityState};
 use crate::fields::{ROTATION_MAX_BITS, Widths, decode_rotation, encode_rotation};
 use crate::lattice::LatticePosition;
@@ -228,15 +228,21 @@ impl PoseContext {
     ) -> Result<(), Full> {
         let is_first = self.frame.is_none();
         let next_row = !is_first && first.row.wrapping_sub(self.first.row) == 1;
-        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-        writer.u8(POSE_BLOCK | flag(is_first, FRAME_FOLLOWS) | flag(next_row, NEXT_ROW))?;
+        let column = zigzag(i64::from(first.column) - i64::from(self.first.column));
+        if next_row {
+            let mut bytes = Tiny::new();
+            bytes.u8(POSE_BLOCK | NEXT_ROW);
+            bytes.varint(column);
+            bytes.u8(bodies);
+            self.first = first;
+            return writer.tiny(bytes);
+        }
+        writer.u8(POSE_BLOCK | if is_first { FRAME_FOLLOWS } else { 0 })?;
         if is_first {
             frame.encode(writer)?;
         }
-        if !next_row {
-            writer.varint_signed(i64::from(first.row) - i64::from(self.first.row))?;
-        }
-        writer.varint_signed(i64::from(first.column) - i64::from(self.first.column))?;
+        writer.varint_signed(i64::from(first.row) - i64::from(self.first.row))?;
+        writer.varint(column)?;
         *self = Self { frame: Some(*frame), first };
         writer.u8(bodies)
     }

@@ -12,8 +12,6 @@
 //! A viewer's **reach** follows the density: it is as long as it must be to have the nearest 40 in it, and as short
 //! as it must be to fit the room that there is.
 
-use std::ops::Range;
-
 use shadowland_wire::block::slots;
 use shadowland_wire::codec::{Full, Writer};
 use shadowland_wire::entity::EntityDelta;
@@ -96,10 +94,12 @@ struct Place {
     slot: u8,
 }
 
-#[derive(Debug, Clone)]
+/// The bodies of a row from one mark to another.
+#[derive(Debug, Clone, Copy)]
 struct Run {
     row: i32,
-    bodies: Range<usize>,
+    from: Mark,
+    to: Mark,
 }
 
 /// What a reach holds.
@@ -168,19 +168,23 @@ impl Poses {
         self.choose(around, reach, longest, room.min(writer.remaining()), frame.tick());
         let before = writer.remaining();
         let mut context = PoseContext::default();
-        for run in &self.runs {
-            for start in run.bodies.clone().step_by(BODIES_PER_BLOCK) {
-                let end = run.bodies.end.min(start + BODIES_PER_BLOCK);
-                let first = Leaf { row: run.row, column: self.bodies[start].column };
-                context.encode_header(&pose_frame, first, (end - start) as u8, writer)?;
-                writer.bytes(&self.bytes[self.start(start)..self.start(end)])?;
+        for &Run { row, from, to } in &self.runs {
+            let (mut start, mut rest) = (from.bytes, from.bodies..to.bodies);
+            while !rest.is_empty() {
+                let count = rest.len().min(BODIES_PER_BLOCK) as u32;
+                let first = Leaf { row, column: self.bodies[rest.start as usize].column };
+                rest.start += count;
+                let end = if rest.is_empty() { to.bytes } else { self.start(rest.start) };
+                context.encode_header(&pose_frame, first, count as u8, writer)?;
+                writer.bytes(&self.bytes[start as usize..end as usize])?;
+                start = end;
             }
         }
         Ok(before - writer.remaining())
     }
 
-    fn start(&self, body: usize) -> usize {
-        self.bodies.get(body).map_or(self.bytes.len(), |body| body.start as usize)
+    fn start(&self, body: u32) -> u32 {
+        self.bodies.get(body as usize).map_or(self.bytes.len() as u32, |body| body.start)
     }
 
     /// Finds the runs of a reach that fits, and what the reach of the next tick is to be.
@@ -224,47 +228,53 @@ impl Poses {
     /// There are more in a single leaf than fit: they take turns.
     fn choose_by_turns(&mut self, room: usize, now: Tick) {
         self.runs.truncate(1);
-        let Some(Run { bodies, .. }) = self.runs.first().cloned() else { return };
-        let start = bodies.start + now as usize % bodies.len();
-        let header = PoseContext::HEADER_MAX_BYTES;
-        let fits = |end: &usize| header + self.start(*end) - self.start(start) <= room;
-        let end = (start + 1..=bodies.end.min(start + BODIES_PER_BLOCK)).take_while(fits).last();
-        match end {
-            Some(end) => self.runs[0].bodies = start..end,
-            None => self.runs.clear(),
-        }
+        let Some(&Run { row, from, to }) = self.runs.first() else { return };
+        let start = from.bodies + now % (to.bodies - from.bodies);
+        let mark = |bodies| Mark { bodies, bytes: self.start(bodies), ..from };
+        let from = mark(start);
+        let fits = |to: &Mark| PoseContext::HEADER_MAX_BYTES + (to.bytes - from.bytes) as usize <= room;
+        let last = to.bodies.min(start + BODIES_PER_BLOCK as u32);
+        let to = (start + 1..=last).map(mark).take_while(fits).last();
+        self.runs.clear();
+        self.runs.extend(to.map(|to| Run { row, from, to }));
     }
 
     /// Finds the runs of a reach, and what they hold.
     fn measure(&mut self, around: LatticePosition, reach: u32) -> Measure {
         self.runs.clear();
         let mut measure = Measure { bytes: PoseFrame::BYTES, ..Measure::default() };
-        let reach = i64::from(reach);
-        let leaf_of = |value: i64| (value >> LEAF_BITS) as i32;
-        let (x, y) = (i64::from(around.x), i64::from(around.y));
-        let (low, high) = (leaf_of(y - reach), leaf_of(y + reach));
-        let mut at = self.spans.partition_point(|span| span.row < low);
-        for row in low..=high {
-            // The nearest point of the row.
-            let nearest =
-                y.clamp(i64::from(row) << LEAF_BITS, (i64::from(row) << LEAF_BITS) + (1 << LEAF_BITS) - 1);
-            // A reach has 12 bits, so that its square fits the 24 of a short float.
-            let half = ((reach * reach - (y - nearest) * (y - nearest)).max(0) as f32).sqrt() as i64;
-            let (first, last) = (leaf_of(x - half), leaf_of(x + half));
+        // Everything from here on is counted from the leaf in which the viewer stands: a reach has 12 bits, so that its
+        // square fits the 24 of a short float.
+        let home = Leaf::at(around);
+        let (x, y, reach) = (within_leaf(around.x), within_leaf(around.y), reach as i32);
+        let (low, high) = ((y - reach) >> LEAF_BITS, (y + reach) >> LEAF_BITS);
+        let before = self.spans.partition_point(|span| span.row < home.row.saturating_add(low));
+        let mut spans = self.spans[before..].iter().peekable();
+        for up in low..=high {
+            // How far the nearest point of the row is.
+            let away = match up.signum() {
+                1 => (up << LEAF_BITS) - y,
+                -1 => y - ((up + 1) << LEAF_BITS) + 1,
+                _ => 0,
+            };
+            let half = ((reach * reach - away * away).max(0) as f32).sqrt() as i32;
+            let (first, last) = ((x - half) >> LEAF_BITS, (x + half) >> LEAF_BITS);
             measure.leaves += (last - first) as u32 + 1;
-            while let Some(span) = self.spans.get(at).filter(|span| span.row == row) {
-                at += 1;
-                let mark = |column: i32| {
-                    self.marks
-                        [span.marks as usize + (column.clamp(span.first, span.end) - span.first) as usize]
+            let row = home.row.saturating_add(up);
+            while let Some(span) = spans.next_if(|span| span.row == row) {
+                let marks = &self.marks[span.marks as usize..];
+                let mark = |right: i32| {
+                    let column = home.column.saturating_add(right).clamp(span.first, span.end);
+                    marks[(column - span.first) as usize]
                 };
                 let (from, to) = (mark(first), mark(last + 1));
                 let count = (to.bodies - from.bodies) as usize;
                 if count > 0 {
-                    measure.bytes +=
-                        (to.bytes - from.bytes) as usize + HEADER_BYTES * count.div_ceil(BODIES_PER_BLOCK);
+                    let headers =
+                        if count <= BODIES_PER_BLOCK { 1 } else { count.div_ceil(BODIES_PER_BLOCK) };
+                    measure.bytes += (to.bytes - from.bytes) as usize + HEADER_BYTES * headers;
                     measure.poses += to.poses - from.poses;
-                    self.runs.push(Run { row, bodies: from.bodies as usize..to.bodies as usize });
+                    self.runs.push(Run { row, from, to });
                 }
             }
         }
@@ -331,6 +341,11 @@ impl Poses {
         span.end = column + 1;
         skip
     }
+}
+
+/// How far a coordinate is behind the low edge of its leaf.
+fn within_leaf(value: i32) -> i32 {
+    value & ((1 << LEAF_BITS) - 1)
 }
 
 fn is_fresh(changed: Tick, now: Tick) -> bool {

@@ -159,7 +159,8 @@ impl Viewer {
         let since = std::mem::replace(&mut self.last_tick, frame.tick());
         encoder.begin(frame);
         self.hear_answers();
-        let position = frame.lattice().quantize(owner.position_cm);
+        let record = owner.record(frame.lattice());
+        let position = record.position;
         let private = owner.sees_hidden.then(|| frame.layers().private_cell(self.player.slot));
         self.subscriptions.follow(frame, position, private, encoder);
         let patience = rtt_ticks.saturating_add(ANSWER_SLACK_TICKS);
@@ -178,7 +179,6 @@ impl Viewer {
         let page_bytes =
             if sees_crowd { needed.min(half.max(first)).min(budget_bytes) } else { budget_bytes };
         let crowd = sees_crowd.then_some((position, budget_bytes - page_bytes));
-        let record = owner.record(frame.lattice());
         let header = SnapshotHeader {
             owner: Some(record),
             brevity: self.own.tell(frame.tick(), &record),
