@@ -259,7 +259,8 @@ impl Subscriptions {
         prefetch(&self.entries[usize::from(self.next_distant.start)..usize::from(self.next_distant.end)]);
         if self.crowd_detail != CrowdDetail::Full {
             let crowds = self.ends.last().copied().unwrap_or(self.near_end);
-            let next = turns::in_phase(&self.crowd_ends, crowds, self.crowds_turned + 1);
+            let phase = turns::turning_phase(self.crowds_turned + 1, self.crowd_detail.period());
+            let next = turns::in_phase(&self.crowd_ends, crowds, phase);
             let next = usize::from(next.start)..usize::from(next.end);
             prefetch(&self.entries[next.clone()]);
             prefetch(&self.alone[next]);

@@ -197,13 +197,11 @@ impl Subscriptions {
 
     /// Ends the turns of a tick. `sent` tells whether a packet with it left.
     pub(in super::super) fn end_turns(&mut self, now: Tick, sent: bool) {
-        let (turning, relying) = (std::mem::take(&mut self.turning), std::mem::take(&mut self.relying));
-        if sent {
-            for (group, progress) in self.groups.iter_mut().enumerate() {
-                if turning & 1 << group != 0 {
-                    progress.note_sent(now, false, relying & 1 << group != 0);
-                }
-            }
+        let (mut turning, relying) = (std::mem::take(&mut self.turning), std::mem::take(&mut self.relying));
+        while sent && turning != 0 {
+            let group = turning.trailing_zeros();
+            turning &= turning - 1;
+            self.groups[group as usize].note_sent(now, false, relying & 1 << group != 0);
         }
     }
 
@@ -213,24 +211,24 @@ impl Subscriptions {
         let now = frame.tick();
         let period = frame.distant_period();
         let skipped = (now - since).min(period);
-        let has_turn = |phase: u32| (now + phase) % period < skipped;
         turns.together.clear();
         turns.together.push((Some(0), 0..self.near_end));
-        let mut start = self.near_end;
-        for (phase, &end) in (0..).zip(&*self.ends) {
-            if has_turn(phase) {
-                let group = Some(1 + phase as usize).filter(|group| *group < GROUPS);
-                turns.together.push((group, start..end));
-            }
-            start = end;
+        // The phase whose turn it is now; before it was that of the next one.
+        let mut phase = turning_phase(now, period);
+        self.next_distant = self.distant(if phase == 0 { period - 1 } else { phase - 1 });
+        for _ in 0..skipped {
+            let group = Some(1 + phase as usize).filter(|group| *group < GROUPS);
+            turns.together.push((group, self.distant(phase)));
+            phase = if phase + 1 == period { 0 } else { phase + 1 };
         }
-        self.next_distant = in_phase(&self.ends, self.near_end, now + 1);
         turns.waiting.clear();
         if self.waiting.is_empty() && self.crowd_ends.is_empty() {
             self.crowds_turned = now;
             return;
         }
-        let has_crowd_turn = self.crowd_turns(now, start, turns);
+        let has_turn = |phase: Tick| (now + phase) % period < skipped;
+        let crowds = self.ends.last().copied().unwrap_or(self.near_end);
+        let has_crowd_turn = self.crowd_turns(now, crowds, turns);
         let (entries, alone, details) = (&self.entries, &self.alone, &self.details);
         turns.waiting.extend(self.waiting.drain(..).filter(|&index| {
             let index = usize::from(index);
@@ -244,6 +242,11 @@ impl Subscriptions {
         }));
     }
 
+    /// The distant entries of a phase.
+    fn distant(&self, phase: Tick) -> Range<u16> {
+        in_phase(&self.ends, self.near_end, phase)
+    }
+
     /// The turns of crowds, from where they were left: whoever cannot take as much as has its turn gets it later. Their
     /// entries begin at `start`. Tells which pages have their turn.
     fn crowd_turns(&mut self, now: Tick, start: u16, turns: &mut Turns) -> impl Fn(PageId) -> bool + use<> {
@@ -254,11 +257,9 @@ impl Subscriptions {
         let mut waiting = self.waiting.iter().filter(crowded).count();
         while period > 0 && turned < now && waiting < WAITING_PAGES {
             turned += 1;
-            let phase = ((period - turned % period) % period) as usize;
-            let first = if phase == 0 { start } else { self.crowd_ends[phase - 1] };
-            let end = self.crowd_ends[phase];
-            turns.together.push((None, first..end));
-            waiting += usize::from(end - first);
+            let entries = in_phase(&self.crowd_ends, start, turning_phase(turned, period));
+            waiting += entries.len();
+            turns.together.push((None, entries));
         }
         self.crowds_turned = turned;
         move |page| period > 0 && (turned + phase_in_crowds(page, period)) % period < turned - before
@@ -481,14 +482,18 @@ impl Entry {
     }
 }
 
-/// The entries that have their turn in a tick, of those from `start` on whose phases end at `ends`.
-pub(super) fn in_phase(ends: &[u16], start: u16, tick: Tick) -> Range<u16> {
-    if ends.is_empty() {
-        return 0..0;
+/// The entries of a phase, of those from `start` on whose phases end at `ends`; none before there are any.
+pub(super) fn in_phase(ends: &[u16], start: u16, phase: Tick) -> Range<u16> {
+    let Some(&end) = ends.get(phase as usize) else { return 0..0 };
+    phase.checked_sub(1).map_or(start, |before| ends[before as usize])..end
+}
+
+/// The phase whose turn it is in a tick: `(now + phase) % period == 0`.
+pub(super) fn turning_phase(now: Tick, period: Tick) -> Tick {
+    match now % period {
+        0 => 0,
+        since => period - since,
     }
-    // The phase whose turn it is: `(tick + phase) % period == 0`.
-    let phase = (ends.len() - tick as usize % ends.len()) % ends.len();
-    phase.checked_sub(1).map_or(start, |before| ends[before])..ends[phase]
 }
 
 /// The phase of a page of a crowd: its turns are the ticks with `(tick + phase) % period == 0`.
