@@ -33,9 +33,11 @@ impl AckBlock {
     pub fn encode(block: Option<&Self>, writer: &mut Writer<'_>) -> Result<(), Full> {
         let Some(block) = block else { return writer.u8(0) };
         let masked = block.mask != u64::MAX;
-        writer.u8(PRESENT | if masked { MASKED } else { 0 } | block.delay.0)?;
-        writer.u32(block.largest_low)?;
-        if masked { writer.u64(block.mask) } else { Ok(()) }
+        let mut bytes = [0; ACK_BLOCK_BYTES];
+        bytes[0] = PRESENT | if masked { MASKED } else { 0 } | block.delay.0;
+        bytes[1..5].copy_from_slice(&block.largest_low.to_le_bytes());
+        bytes[5..].copy_from_slice(&block.mask.to_le_bytes());
+        if masked { writer.bytes(&bytes) } else { writer.bytes(&bytes[..5]) }
     }
 
     /// Reads a block, or that there is none.

@@ -76,6 +76,7 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Starts at the beginning of `bytes`.
+    #[inline]
     pub fn new(bytes: &'a mut [u8]) -> Self {
         Self { bytes, at: 0 }
     }
@@ -102,6 +103,7 @@ impl<'a> Writer<'a> {
 
     /// What has been written so far.
     #[must_use]
+    #[inline]
     pub fn written(&self) -> &[u8] {
         &self.bytes[..self.at]
     }
@@ -141,23 +143,30 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes a length-prefixed body: `body` writes it, its length is put in front as a varint.
+    #[inline]
     pub fn length_prefixed(&mut self, body: impl FnOnce(&mut Self) -> Result<(), Full>) -> Result<(), Full> {
-        let start = self.reserve(1)?;
+        let start = self.at;
+        self.u8(0)?;
         body(self)?;
-        let length = self.at - start.0 - 1;
-        let prefix = varint_len(length as u64);
-        // Bodies of 128 bytes and more are moved up to make room for the longer prefix.
-        let extra = prefix - 1;
-        if self.remaining() < extra {
-            return Err(Full);
+        let length = self.at - start - 1;
+        if length < 0x80 {
+            self.bytes[start] = length as u8;
+            return Ok(());
         }
-        self.bytes.copy_within(start.0 + 1..self.at, start.0 + prefix);
-        self.at += extra;
-        let end = self.at;
-        self.at = start.0;
-        let result = self.varint(length as u64);
+        self.long_prefix(start, length)
+    }
+
+    /// Puts a length of 128 and more before the bytes that were written behind `start` and one byte.
+    fn long_prefix(&mut self, start: usize, length: usize) -> Result<(), Full> {
+        let body = start + 1..self.at;
+        let prefix = varint_len(length as u64);
+        // They are moved up to make room for it.
+        self.take(prefix - 1)?;
+        self.bytes.copy_within(body, start + prefix);
+        let end = std::mem::replace(&mut self.at, start);
+        let written = self.varint(length as u64);
         self.at = end;
-        result
+        written
     }
 
     /// Appends `bytes` as they are.
@@ -244,12 +253,10 @@ impl<'a> Writer<'a> {
 
     #[inline]
     fn take(&mut self, count: usize) -> Result<&mut [u8], Full> {
-        if count > self.remaining() {
-            return Err(Full);
-        }
-        let start = self.at;
-        self.at += count;
-        Ok(&mut self.bytes[start..start + count])
+        let end = self.at.checked_add(count).ok_or(Full)?;
+        let taken = self.bytes.get_mut(self.at..end).ok_or(Full)?;
+        self.at = end;
+        Ok(taken)
     }
 }
 
@@ -347,6 +354,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Fails when bytes are left: the last call of a decoder whose value fills its slice.
+    #[inline]
     pub fn finish(self) -> Result<(), DecodeError> {
         if self.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes) }
     }
@@ -354,12 +362,10 @@ impl<'a> Reader<'a> {
     /// Takes the next `count` bytes, borrowed.
     #[inline]
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
-        if count > self.remaining() {
-            return Err(DecodeError::UnexpectedEnd);
-        }
-        let start = self.at;
-        self.at += count;
-        Ok(&self.bytes[start..self.at])
+        let end = self.at.checked_add(count).ok_or(DecodeError::UnexpectedEnd)?;
+        let taken = self.bytes.get(self.at..end).ok_or(DecodeError::UnexpectedEnd)?;
+        self.at = end;
+        Ok(taken)
     }
 
     /// Takes `N` bytes, copied.
@@ -371,6 +377,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes everything that is left.
+    #[inline]
     pub fn rest(&mut self) -> &'a [u8] {
         let rest = &self.bytes[self.at..];
         self.at = self.bytes.len();
@@ -414,6 +421,16 @@ impl<'a> Reader<'a> {
     /// encoding.
     #[inline]
     pub fn varint(&mut self) -> Result<u64, DecodeError> {
+        match self.bytes.get(self.at) {
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok(byte.into())
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for index in 0..VARINT_U64_MAX_BYTES {
             let byte = self.u8()?;

@@ -50,11 +50,14 @@ impl Header {
     /// Reads the 14 bytes.
     #[inline]
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        // Taken as a whole, so that the room is looked at once.
+        let bytes = reader.array::<HEADER_BYTES>()?;
+        let mut fields = Reader::new(&bytes);
         Ok(Self {
-            connection_id: reader.u32()?,
-            channel: Channel::from_byte(reader.u8()?).ok_or(DecodeError::BadValue("channel"))?,
-            flags: Flags::from_bits(reader.u8()?),
-            sequence: reader.u64()?,
+            connection_id: fields.u32()?,
+            channel: Channel::from_byte(fields.u8()?).ok_or(DecodeError::BadValue("channel"))?,
+            flags: Flags::from_bits(fields.u8()?),
+            sequence: fields.u64()?,
         })
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::bits::{BitReader, BitWriter};
 use crate::codec::{DecodeError, Full};
-use crate::quantize::nearest;
+use crate::quantize::to_nearest;
 
 /// Bits of the place within a quadrant, per axis.
 pub const QUADRANT_BITS: u32 = 16;
@@ -124,7 +124,9 @@ impl Lattice {
     #[inline]
     pub fn quantize(self, position_cm: [f64; 3]) -> LatticePosition {
         // A float-to-int cast saturates and maps NaN to 0.
-        LatticePosition::from_array(position_cm.map(|cm| nearest(cm / self.step_cm) as i32))
+        let axis = |cm: f64| to_nearest(cm / self.step_cm) as i32;
+        let [x, y, z] = position_cm;
+        LatticePosition { x: axis(x), y: axis(y), z: axis(z) }
     }
 
     /// The world position of a lattice point, in centimetres.

@@ -1,12 +1,12 @@
 //! Quantized angles, velocities and vitals, with their error bounds.
 
-/// The nearest whole number, halves away from zero: `f64::round`, which is a function call of some 50 instructions
-/// on processors without a guaranteed rounding instruction, as a few. Numbers beyond 2^52 are whole already.
+/// What a cast to an integer makes the nearest one of, halves away from zero: with it `f64::round`, which is a function
+/// call of some 50 instructions on processors without a guaranteed rounding instruction, as a few.
 #[must_use]
 #[inline]
-pub(crate) fn nearest(value: f64) -> f64 {
+pub(crate) fn to_nearest(value: f64) -> f64 {
     // Adding the largest number below one half keeps what is just below a half on its side.
-    (value + (0.5 - f64::EPSILON / 4.0).copysign(value)) as i64 as f64
+    value + (0.5 - f64::EPSILON / 4.0).copysign(value)
 }
 
 /// Bits of an angle on the wire.
@@ -108,7 +108,7 @@ impl Velocity {
     #[must_use]
     #[inline]
     pub fn from_cm_per_s([x, y, z]: [f64; 3]) -> Self {
-        let axis = |value: f64| nearest(value) as i16;
+        let axis = |value: f64| to_nearest(value) as i16;
         Self { x: axis(x), y: axis(y), z: axis(z) }
     }
 
@@ -198,11 +198,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nearest_is_rounding(value in -1.0e12..1.0e12f64) {
-            prop_assert_eq!(nearest(value), value.round());
+        fn the_cast_is_rounding(value in -1.0e12..1.0e12f64) {
             let half = value.trunc() + 0.5;
-            prop_assert_eq!(nearest(half), half.round());
-            prop_assert_eq!(nearest(half.next_down()), half.next_down().round());
+            for value in [value, half, half.next_down(), half.next_up()] {
+                prop_assert_eq!(to_nearest(value) as i64, value.round() as i64);
+                prop_assert_eq!(to_nearest(value) as i32, value.round() as i32);
+            }
         }
     }
 

@@ -17,6 +17,23 @@ pub struct Input {
     pub buttons: Buttons,
 }
 
+impl Input {
+    /// Bytes of an input in a message.
+    const BYTES: usize = 5;
+
+    #[inline]
+    fn to_bytes(self) -> [u8; Self::BYTES] {
+        let [low, high] = self.yaw.to_le_bytes();
+        [self.forward as u8, self.right as u8, low, high, self.buttons.0]
+    }
+
+    #[inline]
+    fn from_bytes([forward, right, low, high, buttons]: [u8; Self::BYTES]) -> Self {
+        let yaw = u16::from_le_bytes([low, high]);
+        Self { forward: forward as i8, right: right as i8, yaw, buttons: Buttons(buttons) }
+    }
+}
+
 /// Keys that are held down. Reserved bits are ignored by the server, so that a newer client may set them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Buttons(pub u8);
@@ -77,17 +94,31 @@ impl InputMessage {
     pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         writer.varint(self.newest.into())?;
         writer.u8(self.count as u8)?;
-        for input in &self.inputs[..self.count] {
-            writer.u8(input.forward as u8)?;
-            writer.u8(input.right as u8)?;
-            writer.u16(input.yaw)?;
-            writer.u8(input.buttons.0)?;
-        }
-        Ok(())
+        self.inputs[..self.count].iter().try_for_each(|input| writer.bytes(&input.to_bytes()))
     }
 
     /// Reads a body.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let ReceivedInputs { newest, inputs: received } = ReceivedInputs::decode(body)?;
+        let mut inputs = [Input::default(); INPUTS_PER_MESSAGE];
+        for (input, &bytes) in inputs.iter_mut().zip(received) {
+            *input = Input::from_bytes(bytes);
+        }
+        Ok(Self { newest, count: received.len(), inputs })
+    }
+}
+
+/// An [`InputMessage`] where it has arrived. Most of its inputs are known from earlier ones, and are not even read.
+#[derive(Debug, Clone, Copy)]
+pub struct ReceivedInputs<'a> {
+    newest: u32,
+    inputs: &'a [[u8; Input::BYTES]],
+}
+
+impl<'a> ReceivedInputs<'a> {
+    /// Checks a body.
+    #[inline]
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let newest = reader.varint_u32()?;
         let count = usize::from(reader.u8()?);
@@ -97,17 +128,19 @@ impl InputMessage {
         if count == 0 || count > newest as usize {
             return Err(DecodeError::BadValue("input count"));
         }
-        let mut inputs = [Input::default(); INPUTS_PER_MESSAGE];
-        for input in &mut inputs[..count] {
-            *input = Input {
-                forward: reader.u8()? as i8,
-                right: reader.u8()? as i8,
-                yaw: reader.u16()?,
-                buttons: Buttons(reader.u8()?),
-            };
-        }
+        let (inputs, _) = reader.bytes(count * Input::BYTES)?.as_chunks();
         reader.finish()?;
-        Ok(Self { newest, count, inputs })
+        Ok(Self { newest, inputs })
+    }
+
+    /// The inputs with larger numbers than `number`, oldest first.
+    #[inline]
+    pub fn after(self, number: u32) -> impl Iterator<Item = (u32, Input)> + 'a {
+        let news = self.inputs.len().min(self.newest.saturating_sub(number) as usize);
+        let before = self.newest - news as u32;
+        let inputs = &self.inputs[self.inputs.len() - news..];
+        // No number beyond the newest is ever made: it may be the last that there is.
+        (1..).zip(inputs).map(move |(step, &bytes)| (before + step, Input::from_bytes(bytes)))
     }
 }
 
@@ -155,6 +188,7 @@ mod tests {
         #[test]
         fn inputs_survive_the_round_trip(
             newest in 8u32..,
+            behind in 0u32..=8,
             raw in proptest::collection::vec(any::<(i8, i8, u16, u8)>(), 1..=INPUTS_PER_MESSAGE),
         ) {
             let inputs: Vec<Input> = raw
@@ -168,6 +202,11 @@ mod tests {
             let decoded = InputMessage::decode(writer.written()).unwrap();
             prop_assert_eq!(decoded, message);
             prop_assert_eq!(decoded.iter().last().unwrap(), (newest, *inputs.last().unwrap()));
+            let received = ReceivedInputs::decode(writer.written()).unwrap();
+            let known = newest - behind;
+            let news: Vec<_> = decoded.iter().filter(|&(number, _)| number > known).collect();
+            prop_assert_eq!(received.after(known).collect::<Vec<_>>(), news);
+            prop_assert_eq!(received.after(newest.saturating_add(behind)).count(), 0);
         }
 
         #[test]

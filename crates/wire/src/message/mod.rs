@@ -242,6 +242,7 @@ pub fn encode_frame(
     result
 }
 
+#[inline]
 fn encode_place(writer: &mut Writer<'_>, kind: u8, reliable: Option<MessageId>) -> Result<(), Full> {
     match reliable {
         None => writer.u8(kind),

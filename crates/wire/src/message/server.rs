@@ -5,7 +5,7 @@ use crate::codec::{DecodeError, Full, Reader, Writer};
 use crate::entity::{EntityId, EntityState};
 use crate::lattice::{Lattice, LatticePosition, nearest_with_low_bits};
 use crate::limits::{CELLS_PER_MAP, CLOSES_PER_SNAPSHOT};
-use crate::quantize::{Velocity, nearest};
+use crate::quantize::{Velocity, to_nearest};
 
 /// Welcome: the player has an entity in the world. The first reliable message of every session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,8 +122,21 @@ impl SnapshotHeader {
         Self { tick, last_input, owner: None, brevity: Brevity::Full, closes: 0 }
     }
 
+    /// Bytes of a header at most, and some more.
+    const MAX_BYTES: usize = 64;
+
     /// Writes the header.
     pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        // Put together here, so that only once is looked whether there is room in a buffer that may end anywhere.
+        let mut bytes = [0; Self::MAX_BYTES];
+        let mut fields = Writer::new(&mut bytes);
+        self.encode_fields(&mut fields)?;
+        let len = fields.len();
+        writer.short_bytes(&bytes, 0, len)
+    }
+
+    #[inline]
+    fn encode_fields(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         let short = self.brevity >= Brevity::Short;
         let level = self.brevity == Brevity::Level && self.owner.is_some();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
@@ -137,7 +150,7 @@ impl SnapshotHeader {
         }
         writer.varint(self.last_input.into())?;
         if let Some(owner) = &self.owner {
-            owner.encode(self.brevity, writer)?;
+            owner.encode(groups, self.brevity, writer)?;
         }
         if self.closes > 0 { writer.varint(self.closes as u64) } else { Ok(()) }
     }
@@ -237,14 +250,12 @@ impl OwnerRecord {
     #[must_use]
     pub fn split_position(position_cm: [f64; 3], lattice: Lattice) -> (LatticePosition, [i8; 3]) {
         let point = lattice.quantize(position_cm);
-        let centre = lattice.dequantize(point);
-        let mut fraction = [0; 3];
-        for axis in 0..3 {
-            let beyond = (position_cm[axis] - centre[axis]) / lattice.step_cm();
+        let beyond = |cm: f64, steps: i32| {
             // The cast saturates: exactly half a step up becomes 127/256.
-            fraction[axis] = nearest(beyond * 256.0) as i8;
-        }
-        (point, fraction)
+            to_nearest((cm / lattice.step_cm() - f64::from(steps)) * 256.0) as i8
+        };
+        let [x, y, z] = position_cm;
+        (point, [beyond(x, point.x), beyond(y, point.y), beyond(z, point.z)])
     }
 
     /// The bits of the contents byte that say what of it is written.
@@ -257,16 +268,20 @@ impl OwnerRecord {
             | bit(self.velocity.z != 0, contents::RISING)
     }
 
-    fn encode(&self, brevity: Brevity, writer: &mut Writer<'_>) -> Result<(), Full> {
-        let has = |group| self.groups() & group != 0;
-        let axes = if brevity == Brevity::Level { 2 } else { 3 };
-        for (value, fraction) in self.position.to_array().into_iter().zip(self.fraction).take(axes) {
-            if brevity == Brevity::Full {
-                writer.u32(value as u32)?
-            } else {
-                writer.u16(value as u16)?
+    #[inline]
+    fn encode(&self, groups: u8, brevity: Brevity, writer: &mut Writer<'_>) -> Result<(), Full> {
+        let has = |group| groups & group != 0;
+        let mut axis = |steps: i32, fraction: i8| {
+            match brevity {
+                Brevity::Full => writer.u32(steps as u32)?,
+                Brevity::Short | Brevity::Level => writer.u16(steps as u16)?,
             }
-            writer.u8(fraction as u8)?;
+            writer.u8(fraction as u8)
+        };
+        axis(self.position.x, self.fraction[0])?;
+        axis(self.position.y, self.fraction[1])?;
+        if brevity != Brevity::Level {
+            axis(self.position.z, self.fraction[2])?;
         }
         writer.u16(self.yaw)?;
         if has(contents::MOVING) {
@@ -382,16 +397,17 @@ mod tests {
         }
 
         #[test]
-        fn exact_positions_keep_their_bound(cm in -1.0e7..1.0e7f64) {
-            let lattice = Lattice::new(1.0);
+        fn exact_positions_keep_their_bound(cm in -1.0e7..1.0e7f64, step in 0.1..20.0f64) {
+            let lattice = Lattice::new(step);
             let (position, fraction) = OwnerRecord::split_position([cm, -cm, 0.0], lattice);
+            prop_assert_eq!(position, lattice.quantize([cm, -cm, 0.0]));
             let owner = OwnerRecord {
                 position, fraction, yaw: 0, velocity: Velocity::default(), state: EntityState::NONE,
                 health: u16::MAX, mana: u16::MAX,
             };
             let back = owner.position_cm(lattice);
-            prop_assert!((back[0] - cm).abs() <= 1.0 / 256.0 + 1e-9);
-            prop_assert!((back[1] + cm).abs() <= 1.0 / 256.0 + 1e-9);
+            prop_assert!((back[0] - cm).abs() <= step / 256.0 + 1e-8);
+            prop_assert!((back[1] + cm).abs() <= step / 256.0 + 1e-8);
         }
 
         #[test]
