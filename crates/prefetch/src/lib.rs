@@ -26,7 +26,7 @@ pub fn prefetch_first<T: ?Sized>(value: &T, bytes: usize) {
         offset += LINE;
     }
     // A value that is not aligned to lines ends in one more of them.
-    if bytes > 0 {
+    if bytes > 0 && align_of_val(value) < LINE {
         prefetch_line(start.wrapping_add(bytes - 1));
     }
 }

@@ -40,8 +40,9 @@ impl Add<Duration> for Time {
     type Output = Self;
 
     /// Later by `duration`; stays at the end of time.
+    #[inline]
     fn add(self, duration: Duration) -> Self {
-        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let us = duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into());
         Self(self.0.saturating_add(us))
     }
 }
@@ -50,6 +51,7 @@ impl Sub for Time {
     type Output = Duration;
 
     /// The time since `earlier`; zero when it is in fact later.
+    #[inline]
     fn sub(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }

@@ -61,6 +61,7 @@ impl Chosen {
         }
     }
 
+    #[inline]
     pub(super) fn on_ack(&mut self, ack: &AckEvent) {
         match self {
             Self::Delay(controller) => controller.on_ack(ack),
@@ -86,6 +87,7 @@ impl Chosen {
     }
 
     /// `None` without a limit.
+    #[inline]
     pub(super) fn window(&self) -> Option<u64> {
         match self {
             Self::Delay(controller) => Some(controller.window()),
@@ -273,6 +275,7 @@ impl Copa {
 }
 
 impl Controller for Copa {
+    #[inline]
     fn on_ack(&mut self, ack: &AckEvent) {
         self.round_acked = self.round_acked.saturating_add(ack.bytes.div_ceil(PACKET_BYTES) as u32);
         if let Some(rtt_us) = ack.rtt_us {
@@ -313,6 +316,7 @@ impl Controller for Copa {
         self.looks_until = None;
     }
 
+    #[inline]
     fn window(&self) -> u64 {
         if self.looks_until.is_some() { (self.window / 4).max(WINDOW_MIN) } else { self.window }
     }

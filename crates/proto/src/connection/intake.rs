@@ -13,14 +13,14 @@ const BURST_US: u64 = 1_000_000;
 /// A bucket of bytes, kept as the time at which everything that was taken is paid for.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
-    /// `None`: no limit, as at a client, who trusts its server.
-    bytes_per_s: Option<u64>,
+    /// Microseconds that a byte takes, times 2^32. Zero: no limit, as at a client, who trusts its server.
+    us_per_byte: u64,
     paid_at_us: u64,
 }
 
 impl Intake {
     pub(super) fn limit(&mut self, bytes_per_s: u64) {
-        self.bytes_per_s = Some(bytes_per_s.max(1));
+        self.us_per_byte = (1_000_000 << 32) / bytes_per_s.max(1);
     }
 
     /// Whether another packet is taken.
@@ -33,8 +33,8 @@ impl Intake {
     /// A packet has opened.
     #[inline]
     pub(super) fn spend(&mut self, now: Time, bytes: usize) {
-        if let Some(rate) = self.bytes_per_s {
-            let cost_us = (bytes as u64 + PACKET_BYTES) * 1_000_000 / rate;
+        if self.us_per_byte > 0 {
+            let cost_us = ((bytes as u64 + PACKET_BYTES) * self.us_per_byte) >> 32;
             self.paid_at_us = self.paid_at_us.max(now.as_micros()) + cost_us;
         }
     }

@@ -19,7 +19,7 @@ use shadowland_wire::limits::{INTEGRITY_NONCE_BYTES, INTEGRITY_PROOF_BYTES};
 use shadowland_wire::message::control::{Control, INTEGRITY_ECHO_BYTES};
 use thiserror::Error;
 
-use super::{Connection, Role};
+use super::{Connection, Controls, Role};
 use crate::Time;
 use crate::crypto::integrity::{IntegrityTable, IntegrityTables};
 use crate::drop_reason::DropReason;
@@ -179,7 +179,7 @@ impl Connection {
             }
         }
         asker.due_at = Some(now + pto);
-        self.pending.integrity = true;
+        self.pending.add(Controls::INTEGRITY);
     }
 
     /// A challenge or an answer has arrived.
@@ -193,7 +193,7 @@ impl Connection {
                     echo.copy_from_slice(&nonce[..INTEGRITY_ECHO_BYTES]);
                     let (version, proof) = (table.version(), table.prove(index, &nonce));
                     *answer = Some(Control::IntegrityAnswer { version, echo, proof });
-                    self.pending.integrity = true;
+                    self.pending.add(Controls::INTEGRITY);
                     self.stats.integrity_answered += 1;
                 }
                 Ok(())
@@ -222,7 +222,7 @@ impl Connection {
         }
         let verdict = asker.judge(version, proof);
         if verdict.is_none() {
-            self.pending.integrity = false;
+            self.pending.remove(Controls::INTEGRITY);
             self.stats.integrity_answered += 1;
             return asker.schedule(now, self.keys.draw()[0]);
         }

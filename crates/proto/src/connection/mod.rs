@@ -107,8 +107,14 @@ const UNHEARD_MAX: u64 = sent::SENT_PACKETS as u64 - 56;
 const DISCONNECTS: u8 = 3;
 
 /// How much of a connection every packet needs, from its beginning.
-const HEAD_BYTES: usize = offset_of!(Connection, stats);
-const _: () = assert!(HEAD_BYTES <= 8 * 64, "ten thousand of them are read twice in a tick");
+const HEAD_BYTES: usize = offset_of!(Connection, stats) + Stats::HEAD_BYTES;
+const LINE: usize = 64;
+const _: () = {
+    // Ten thousand of them are read twice in a tick.
+    assert!(HEAD_BYTES <= 7 * LINE);
+    assert!(Keys::HEAD_BYTES <= LINE && Paths::HEAD_BYTES <= LINE && SentPackets::HEAD_BYTES <= LINE);
+    assert!(Outbox::HEAD_BYTES <= LINE);
+};
 
 /// The application's side of an incoming packet.
 pub trait Receiver {
@@ -168,6 +174,8 @@ pub struct Connection {
     answer_unheard: bool,
     /// Large messages have arrived in part.
     assembles: bool,
+    /// Whether there are messages in the outbox: looked at before it, so that an empty one is not even touched.
+    sends_reliable: bool,
     parameters: SessionParameters,
     /// Before this nothing times out; see [`Connection::is_due`].
     quiet_until: Time,
@@ -175,20 +183,23 @@ pub struct Connection {
     heard_at: Time,
     /// When this side last sent something that will be acknowledged.
     asked_at: Time,
-    pending: Pending,
+    /// Control messages that wait for the next packet.
+    pending: Controls,
     rtt: Rtt,
     received: Received,
     replay: ReplayWindow,
     intake: Intake,
     flow: Flow,
     sealer: Sealer,
-    /// Of these five only the beginnings are looked at, as long as everything goes its usual way.
+    /// Of these four only the beginnings are looked at, as long as everything goes its usual way.
     stats: Stats,
     keys: Keys,
     paths: Paths,
-    outbox: Outbox,
     sent: SentPackets,
+    outbox: Outbox,
     inbox: Inbox,
+    /// What the pending ones say.
+    to_say: ToSay,
     /// Only where there are challenges, or what answers them.
     integrity: Option<Box<Integrity>>,
     /// Until when the connection must be established; there is such a time from the confirmation on.
@@ -201,16 +212,57 @@ pub struct Connection {
     next_ping_id: u32,
 }
 
-/// Control messages that wait for the next packet. Each is there at most once.
-#[derive(Debug, Clone, Copy, Default)]
-struct Pending {
-    handshake: bool,
-    ping: bool,
-    pong: Option<Pong>,
-    rekey: bool,
-    integrity: bool,
+/// A set of control messages; nearly always there are none, and that is one look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Controls(u8);
+
+impl Controls {
+    const NONE: Self = Self(0);
+    const HANDSHAKE: Self = Self(1 << 0);
+    const PING: Self = Self(1 << 1);
+    const PONG: Self = Self(1 << 2);
+    const REKEY: Self = Self(1 << 3);
+    const INTEGRITY: Self = Self(1 << 4);
+    const PATH_RESPONSES: Self = Self(1 << 5);
+    const DISCONNECT: Self = Self(1 << 6);
+
+    #[inline]
+    fn is_empty(self) -> bool {
+        self == Self::NONE
+    }
+
+    #[inline]
+    fn has(self, control: Self) -> bool {
+        self.0 & control.0 != 0
+    }
+
+    #[inline]
+    fn add(&mut self, control: Self) {
+        self.0 |= control.0;
+    }
+
+    fn remove(&mut self, controls: Self) {
+        self.0 &= !controls.0;
+    }
+}
+
+/// What control messages say that is known before they leave. Of those that are not pending it means nothing.
+#[derive(Debug, Clone, Copy)]
+struct ToSay {
+    pong: Pong,
     path_responses: PathTokens,
-    disconnect: Option<(DisconnectReason, u8)>,
+    disconnect: DisconnectReason,
+    /// How often it is still to be said.
+    disconnects: u8,
+}
+
+impl ToSay {
+    const NOTHING: Self = Self {
+        pong: Pong { id: 0, asked_at: Time::from_micros(0) },
+        path_responses: [None; 2],
+        disconnect: DisconnectReason::Leaving,
+        disconnects: 0,
+    };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,11 +291,12 @@ impl Connection {
             confirmed: false,
             answer_unheard: false,
             assembles: false,
+            sends_reliable: false,
             parameters: acceptance.parameters,
             quiet_until: Time::default(),
             heard_at: now,
             asked_at: now,
-            pending: Pending::default(),
+            pending: Controls::NONE,
             rtt: Rtt::default(),
             received: Received::new(),
             replay: ReplayWindow::new(),
@@ -253,9 +306,10 @@ impl Connection {
             stats: Stats::default(),
             keys: Keys::new(role, keys, entropy, now),
             paths: Paths::default(),
-            outbox: Outbox::new(),
             sent: SentPackets::new(&config),
+            outbox: Outbox::new(),
             inbox: Inbox::new(&config),
+            to_say: ToSay::NOTHING,
             integrity: None,
             establish_by: None,
             hello_at: (role == Role::Client).then_some(now),
@@ -298,10 +352,8 @@ impl Connection {
     #[inline]
     pub fn prefetch(&self) {
         prefetch_first(self, HEAD_BYTES);
-        prefetch_first(&self.stats, Stats::HEAD_BYTES);
         prefetch_first(&self.keys, Keys::HEAD_BYTES);
         prefetch_first(&self.paths, Paths::HEAD_BYTES);
-        prefetch_first(&self.outbox, Outbox::HEAD_BYTES);
         prefetch_first(&self.sent, SentPackets::HEAD_BYTES);
     }
 
@@ -309,6 +361,9 @@ impl Connection {
     #[inline]
     pub fn prefetch_more(&self) {
         self.sent.prefetch();
+        if self.sends_reliable {
+            prefetch_first(&self.outbox, Outbox::HEAD_BYTES);
+        }
     }
 
     /// How far the connection is.
@@ -345,8 +400,9 @@ impl Connection {
     /// `at_most`: once a tick, before the tick's snapshot. It is what congestion control lets go, less what
     /// waiting reliable messages need (no more than half), and never less than the floor of the configuration, if
     /// `at_most` is not. Whoever sends more is not held back, but finds less in the following ticks.
+    #[inline]
     pub fn budget_bytes(&mut self, now: Time, at_most: usize) -> usize {
-        let waiting = if self.outbox.is_ready() { self.outbox.waiting_bytes() } else { 0 };
+        let waiting = if self.is_reliable_ready() { self.outbox.waiting_bytes() } else { 0 };
         let floor = self.config.budget_floor_bytes;
         self.flow.budget(now, &self.rtt, self.sent.in_flight(), waiting, floor).min(at_most)
     }
@@ -373,39 +429,63 @@ impl Connection {
             State::Closed(_) => Err(SendError::Closed),
             _ => {
                 self.rouse();
-                self.outbox.push(&self.config, channel, stream, kind, body)
+                self.outbox.push(&self.config, channel, stream, kind, body)?;
+                self.sends_reliable = true;
+                Ok(())
             }
         }
     }
 
+    /// Whether there are reliable messages that only congestion control may hold back.
+    #[inline]
+    fn is_reliable_ready(&self) -> bool {
+        self.sends_reliable && self.outbox.is_ready()
+    }
+
     /// Starts a packet for the application's messages in `buffer`, which must hold [`DATAGRAM_BYTES`]. `None`
     /// while the connection is handshaking, when it is closed, or when its sequences are used up.
+    #[inline]
     pub fn packet<'c, 'b>(&'c mut self, now: Time, buffer: &'b mut [u8]) -> Option<PacketBuilder<'c, 'b>> {
         if self.state != State::Established {
             return None;
         }
-        self.pending.handshake |= self.answer_unheard;
+        self.say_answer_again();
         PacketBuilder::start(self, now, buffer)
     }
 
     /// Writes a packet that must leave now into `buffer`, which must hold [`DATAGRAM_BYTES`], and returns its
     /// length: control messages, reliable messages, or an acknowledgement that cannot wait for company. Call it
     /// after anything else that was called, until it returns `None`.
+    #[inline]
     pub fn poll_transmit(&mut self, now: Time, buffer: &mut [u8]) -> Option<usize> {
+        // Most of the time there is nothing, and that is seen at once.
+        let ready = !self.pending.is_empty() || self.is_ack_due(now) || self.is_reliable_ready();
+        if ready { self.transmit(now, buffer) } else { None }
+    }
+
+    fn transmit(&mut self, now: Time, buffer: &mut [u8]) -> Option<usize> {
         let ready = match self.state {
-            State::Closed(_) => self.pending.disconnect.is_some(),
-            State::Handshaking => self.pending.is_some() || self.is_ack_due(now),
+            State::Closed(_) => self.pending.has(Controls::DISCONNECT),
+            State::Handshaking => !self.pending.is_empty() || self.is_ack_due(now),
             State::Established => {
-                self.pending.is_some() || self.is_ack_due(now) || self.lets_reliable_go(now)
+                !self.pending.is_empty() || self.is_ack_due(now) || self.lets_reliable_go(now)
             }
         };
         if !ready {
             return None;
         }
-        self.pending.handshake |= self.answer_unheard;
+        self.say_answer_again();
         let mut packet = PacketBuilder::start(self, now, buffer)?;
         packet.fill_reliable();
         packet.is_worth_sending(now).then(|| packet.finish().len)
+    }
+
+    /// As long as the client is not known to have heard the answer to its ReliableHandshake, every packet carries it.
+    #[inline]
+    fn say_answer_again(&mut self) {
+        if self.answer_unheard {
+            self.pending.add(Controls::HANDSHAKE);
+        }
     }
 
     /// When to call [`Connection::on_timeout`] at the latest; `None` once the connection is closed.
@@ -481,12 +561,12 @@ impl Connection {
         self.paths_on_timeout(now);
         self.check_integrity(now);
         if self.hello_at.is_some_and(|at| now >= at) {
-            self.pending.handshake = true;
+            self.pending.add(Controls::HANDSHAKE);
             self.hello_at = Some(now + self.hello_pause);
             self.hello_pause = (2 * self.hello_pause).min(HELLO_PAUSE_MAX);
         }
         if now >= self.ping_at() && self.state == State::Established {
-            self.pending.ping = true;
+            self.pending.add(Controls::PING);
         }
     }
 
@@ -500,7 +580,8 @@ impl Connection {
         self.end(CloseReason::Local(reason));
         // A server sends nothing sealed to a client that has not confirmed the keys.
         if self.confirmed || self.role == Role::Client {
-            self.pending.disconnect = Some((reason, DISCONNECTS));
+            self.pending.add(Controls::DISCONNECT);
+            (self.to_say.disconnect, self.to_say.disconnects) = (reason, DISCONNECTS);
         }
     }
 
@@ -574,6 +655,7 @@ impl Connection {
     }
 
     /// The header and the payload of a packet of this session that was never received before.
+    #[inline]
     fn open<'p>(&mut self, now: Time, datagram: &'p mut [u8]) -> Result<(Header, &'p [u8]), DropReason> {
         if datagram.len() > DATAGRAM_BYTES {
             return Err(DropReason::TooLarge);
@@ -592,14 +674,24 @@ impl Connection {
         let payload = self.keys.open(now, &header, datagram)?;
         self.replay.mark(header.sequence);
         self.intake.spend(now, bytes);
-        let Self { keys, rtt, config, .. } = self;
-        let is_usual = keys.is_current(&header);
-        let step = keys.opened(now, &header, bytes, || rtt.timeout(config, 0));
-        if !is_usual || keys.are_used_up() {
+        if self.keys.is_current(&header) {
+            self.keys.opened(header.sequence, bytes);
+        } else {
+            self.opened_other(now, header.sequence);
+        }
+        if self.keys.are_used_up() {
             self.rouse();
         }
-        self.apply_step(step);
         Ok((header, payload))
+    }
+
+    /// A packet has opened with another key than the current one.
+    #[cold]
+    fn opened_other(&mut self, now: Time, sequence: u64) {
+        self.rouse();
+        let pto = self.rtt.timeout(&self.config, 0);
+        let step = self.keys.opened_other(now, sequence, pto);
+        self.apply_step(step);
     }
 
     /// Applies a payload; returns whether there were reliable messages in it.
@@ -650,14 +742,17 @@ impl Connection {
         receiver: &mut impl Receiver,
     ) -> Result<(), DropReason> {
         let largest = self.sent.largest_of(block).ok_or(DropReason::Malformed)?;
-        let (outbox, stats) = (&mut self.outbox, &mut self.stats);
+        let Self { outbox, sends_reliable, stats, .. } = self;
         let (mut newest, mut bytes) = (None, 0);
         self.sent.take_acked(largest, block.mask, |acked| {
             stats.packets_acked += 1;
-            stats.packets_late += u64::from(acked.late);
+            if acked.late {
+                stats.packets_late += 1;
+            }
             bytes += u64::from(acked.bytes);
             if acked.reliable {
                 outbox.acked(acked.sequence);
+                *sends_reliable = !outbox.is_empty();
             }
             receiver.acked(acked.sequence);
             newest = Some(acked.sequence);
@@ -683,7 +778,9 @@ impl Connection {
             self.stats.packets_lost += lost.packets;
             self.flow.lost(now, lost);
         }
-        self.outbox.lost_up_to(self.sent.lost_up_to());
+        if self.sends_reliable {
+            self.outbox.lost_up_to(self.sent.lost_up_to());
+        }
     }
 
     /// Lets reliable messages go out again that were lost or not acknowledged in time.
@@ -703,7 +800,7 @@ impl Connection {
 
     /// Whether there are reliable messages that may leave now.
     fn lets_reliable_go(&mut self, now: Time) -> bool {
-        if self.state != State::Established || !self.outbox.is_ready() {
+        if self.state != State::Established || !self.is_reliable_ready() {
             return false;
         }
         let demand = self.demand();
@@ -712,7 +809,7 @@ impl Connection {
 
     /// When pacing lets the next reliable message go, if one waits only for that.
     fn paced_until(&self) -> Option<Time> {
-        let waits = self.state == State::Established && self.outbox.is_ready();
+        let waits = self.state == State::Established && self.is_reliable_ready();
         waits.then(|| self.flow.ready_at(&self.rtt, self.demand())).flatten()
     }
 
@@ -723,7 +820,10 @@ impl Connection {
     fn apply_control(&mut self, now: Time, frame: &Frame<'_>) -> Result<(), DropReason> {
         match Control::decode(frame.kind, frame.body).map_err(|_| DropReason::Malformed)? {
             None => self.stats.messages_unknown += 1,
-            Some(Control::Ping { id }) => self.pending.pong = Some(Pong { id, asked_at: now }),
+            Some(Control::Ping { id }) => {
+                self.pending.add(Controls::PONG);
+                self.to_say.pong = Pong { id, asked_at: now };
+            }
             Some(Control::Pong { id, held_us }) => {
                 if let Some((_, sent_at)) = self.ping.take_if(|(asked, _)| *asked == id) {
                     self.rtt.sample((now - sent_at).as_micros() as u64, u64::from(held_us));
@@ -732,7 +832,8 @@ impl Connection {
             Some(Control::Disconnect(reason)) => self.end(CloseReason::Peer(reason)),
             Some(Control::ReliableHandshake(handshake)) => self.apply_handshake(now, &handshake)?,
             Some(Control::PathChallenge { token }) if self.role == Role::Client => {
-                add_token(&mut self.pending.path_responses, token);
+                self.pending.add(Controls::PATH_RESPONSES);
+                add_token(&mut self.to_say.path_responses, token);
             }
             Some(Control::PathResponse { token }) if self.role == Role::Server => self.paths.response(token),
             Some(Control::PathChallenge { .. } | Control::PathResponse { .. }) => {
@@ -772,15 +873,18 @@ impl Connection {
         }
         self.hello_at = None;
         // A repeated one means that the answer was lost.
-        self.pending.handshake |= self.role == Role::Server;
+        if self.role == Role::Server {
+            self.pending.add(Controls::HANDSHAKE);
+        }
         Ok(())
     }
 
     fn end(&mut self, reason: CloseReason) {
         self.state = State::Closed(reason);
-        self.pending = Pending::default();
+        self.pending = Controls::NONE;
         self.answer_unheard = false;
         self.outbox.clear();
+        self.sends_reliable = false;
     }
 
     fn handshake(&self) -> ReliableHandshake {
@@ -808,17 +912,5 @@ impl Connection {
             } else {
                 self.config.ping_interval
             }
-    }
-}
-
-impl Pending {
-    fn is_some(&self) -> bool {
-        self.handshake
-            || self.ping
-            || self.pong.is_some()
-            || self.rekey
-            || self.integrity
-            || self.path_responses != PathTokens::default()
-            || self.disconnect.is_some()
     }
 }

@@ -231,7 +231,7 @@ impl Timeouts<'_> {
 pub(super) struct Undeliverable;
 
 impl Outbox {
-    /// What is looked at while nothing reliable is sent comes first.
+    /// What is looked at while nothing reliable is sent comes first, in one line of the cache.
     pub(super) const HEAD_BYTES: usize = offset_of!(Self, held);
 
     pub(super) fn new() -> Self {
@@ -344,6 +344,11 @@ impl Outbox {
     #[inline]
     pub(super) fn is_ready(&self) -> bool {
         self.waiting > 0 && !self.blocked
+    }
+
+    /// Whether it has forgotten all messages, for they are delivered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
     }
 
     /// Messages that are not acknowledged yet.

@@ -40,16 +40,17 @@ impl Pacer {
     }
 
     /// Lets time pass.
+    #[inline]
     pub(super) fn fill(&mut self, now: Time, rate: u64) {
         let passed_us = now.micros_since(self.filled_at).min(1_000_000);
         self.filled_at = self.filled_at.max(now);
         let flow = rate * passed_us + u64::from(self.rest);
         self.rest = (flow % 1_000_000) as u32;
-        let bytes = (flow / 1_000_000) as i64;
-        let burst = (rate as i64 / 1_000 * i64::from(self.burst_ms)).max(BURST_BYTES);
+        let bytes = flow / 1_000_000;
+        let burst = ((rate / 1_000 * u64::from(self.burst_ms)) as i64).max(BURST_BYTES);
         // The first burst is the whole window: it stays until it is used.
-        self.tokens = (self.tokens + bytes).min(burst.max(self.tokens));
-        self.reliable = (self.reliable + bytes / 2).min(burst / 2);
+        self.tokens = (self.tokens + bytes as i64).min(burst.max(self.tokens));
+        self.reliable = (self.reliable + (bytes / 2) as i64).min(burst / 2);
     }
 
     /// A packet has left.

@@ -12,7 +12,7 @@ use super::integrity::Integrity;
 use super::outbox::{Departure, Timeouts};
 use super::path::PathTokens;
 use super::sent::Carries;
-use super::{Connection, Pending};
+use super::{Connection, Controls};
 use crate::Time;
 
 /// A packet in the making. Dropped without [`PacketBuilder::finish`], it never was.
@@ -28,10 +28,10 @@ pub struct PacketBuilder<'c, 'b> {
     /// The channel of the first message.
     channel: Option<Channel>,
     /// The control messages that were written.
-    controls: Pending,
+    controls: Controls,
     carries_reliable: bool,
-    fragments: bool,
-    compressed: bool,
+    /// Of the messages.
+    flags: Flags,
 }
 
 /// A packet that was sealed and must now be sent.
@@ -45,10 +45,14 @@ pub struct Sent {
 
 impl<'c, 'b> PacketBuilder<'c, 'b> {
     /// Starts a packet with acknowledgements and control messages.
+    #[inline]
     pub(super) fn start(connection: &'c mut Connection, now: Time, buffer: &'b mut [u8]) -> Option<Self> {
         let mut packet = Self::empty(connection, now, buffer)?;
         // The smallest MTU has room for all of these.
-        packet.write_acks().and_then(|()| packet.write_controls()).ok()?;
+        packet.write_acks().ok()?;
+        if !packet.connection.pending.is_empty() {
+            packet.write_controls().ok()?;
+        }
         Some(packet)
     }
 
@@ -64,6 +68,7 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         Some(packet.seal())
     }
 
+    #[inline]
     fn empty(connection: &'c mut Connection, now: Time, buffer: &'b mut [u8]) -> Option<Self> {
         let mtu = usize::from(connection.parameters.mtu);
         if connection.sealer.is_exhausted() || buffer.len() < mtu {
@@ -77,10 +82,9 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
             end: mtu - TAG_BYTES,
             messages: 0,
             channel: None,
-            controls: Pending::default(),
+            controls: Controls::NONE,
             carries_reliable: false,
-            fragments: false,
-            compressed: false,
+            flags: Flags::NONE,
         })
     }
 
@@ -108,6 +112,7 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
     }
 
     /// Fills what is left with reliable messages that wait, and seals the packet.
+    #[inline]
     pub fn finish(mut self) -> Sent {
         self.fill_reliable();
         self.seal()
@@ -115,22 +120,7 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
 
     fn seal(self) -> Sent {
         let Self { connection, now, buffer, length, .. } = self;
-        let mut flags = Flags::NONE;
-        if self.messages == 0 {
-            flags = flags.with(Flags::ACKNOWLEDGMENT);
-        }
-        if self.fragments {
-            flags = flags.with(Flags::FRAGMENT);
-        }
-        if self.compressed {
-            flags = flags.with(Flags::COMPRESSED);
-        }
-        if self.controls.handshake {
-            flags = flags.with(Flags::RELIABLE_HANDSHAKE);
-        }
-        if self.controls.rekey {
-            flags = flags.with(Flags::REKEY);
-        }
+        let flags = if self.messages == 0 { self.flags.with(Flags::ACKNOWLEDGMENT) } else { self.flags };
         let carries = match (self.messages, self.carries_reliable) {
             (0, _) => Carries::OnlyAcks,
             (_, false) => Carries::Unreliable,
@@ -144,10 +134,14 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
     }
 
     /// Adds as many of the waiting reliable messages as fit. They are sure to be sent from here on.
+    #[inline]
     pub(super) fn fill_reliable(&mut self) {
-        if !self.connection.lets_reliable_go(self.now) {
-            return;
+        if self.connection.is_reliable_ready() && self.connection.lets_reliable_go(self.now) {
+            self.fill_waiting();
         }
+    }
+
+    fn fill_waiting(&mut self) {
         let sequence = self.connection.sealer.next_sequence();
         let room = MESSAGES_PER_PACKET - self.messages;
         let mut writer = Writer::new(&mut self.buffer[self.length..self.end]);
@@ -160,8 +154,8 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
             self.messages += filled.messages;
             self.channel.get_or_insert(channel);
             self.carries_reliable = true;
-            self.fragments |= filled.fragments;
-            self.compressed |= filled.compressed;
+            self.set(Flags::FRAGMENT, filled.fragments);
+            self.set(Flags::COMPRESSED, filled.compressed);
             self.connection.stats.body_bytes_sent[1] += filled.bytes[0];
             self.connection.stats.body_bytes_sent[2] += filled.bytes[1];
         }
@@ -172,6 +166,7 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         self.messages > 0 || self.connection.is_ack_due(now)
     }
 
+    #[inline]
     fn write_acks(&mut self) -> Result<(), Full> {
         let block = self.connection.received.block(self.now);
         self.write(|writer| AckBlock::encode(block.as_ref(), writer))
@@ -179,29 +174,36 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
 
     fn write_controls(&mut self) -> Result<(), Full> {
         let pending = self.connection.pending;
-        if pending.handshake {
+        self.set(Flags::RELIABLE_HANDSHAKE, pending.has(Controls::HANDSHAKE));
+        self.set(Flags::REKEY, pending.has(Controls::REKEY));
+        if pending.has(Controls::HANDSHAKE) {
             self.write_control(Control::ReliableHandshake(self.connection.handshake()))?;
         }
-        if let Some(pong) = pending.pong {
+        if pending.has(Controls::PONG) {
+            let pong = self.connection.to_say.pong;
             let held_us = (self.now - pong.asked_at).as_micros().min(u128::from(u32::MAX)) as u32;
             self.write_control(Control::Pong { id: pong.id, held_us })?;
         }
-        if pending.ping {
+        if pending.has(Controls::PING) {
             self.write_control(Control::Ping { id: self.connection.next_ping_id })?;
         }
-        if let Some(message) = self.connection.keys.message().filter(|_| pending.rekey) {
+        if pending.has(Controls::REKEY)
+            && let Some(message) = self.connection.keys.message()
+        {
             self.write_control(message)?;
         }
-        if pending.integrity
+        if pending.has(Controls::INTEGRITY)
             && let Some(message) = self.connection.integrity.as_deref().and_then(Integrity::message)
         {
             self.write_control(message)?;
         }
-        for token in pending.path_responses.into_iter().flatten() {
-            self.write_control(Control::PathResponse { token })?;
+        if pending.has(Controls::PATH_RESPONSES) {
+            for token in self.connection.to_say.path_responses.into_iter().flatten() {
+                self.write_control(Control::PathResponse { token })?;
+            }
         }
-        if let Some((reason, _)) = pending.disconnect {
-            self.write_control(Control::Disconnect(reason))?;
+        if pending.has(Controls::DISCONNECT) {
+            self.write_control(Control::Disconnect(self.connection.to_say.disconnect))?;
         }
         self.controls = pending;
         Ok(())
@@ -214,7 +216,14 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
         Ok(())
     }
 
+    fn set(&mut self, flag: Flags, set: bool) {
+        if set {
+            self.flags = self.flags.with(flag);
+        }
+    }
+
     /// Writes behind what is there; on failure nothing is added.
+    #[inline]
     fn write(&mut self, write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>) -> Result<(), Full> {
         let mut writer = Writer::new(&mut self.buffer[self.length..self.end]);
         write(&mut writer)?;
@@ -225,7 +234,7 @@ impl<'c, 'b> PacketBuilder<'c, 'b> {
 
 impl Connection {
     /// A packet has been sealed: what it carried is no longer pending.
-    fn left(&mut self, now: Time, sequence: u64, len: usize, carries: Carries, controls: Pending) {
+    fn left(&mut self, now: Time, sequence: u64, len: usize, carries: Carries, controls: Controls) {
         self.stats.packets_sent += 1;
         self.stats.bytes_sent += len as u64;
         self.keys.sealed(len);
@@ -234,35 +243,33 @@ impl Connection {
         if carries == Carries::Reliable {
             self.stats.messages_resent = self.outbox.resent();
         }
-        if carries == Carries::Reliable || controls.is_some() || self.keys.are_used_up() {
+        if carries == Carries::Reliable || self.keys.are_used_up() {
             self.rouse();
         }
         if carries != Carries::OnlyAcks {
             self.asked_at = now;
             self.flow.sent(len, carries == Carries::Reliable, self.sent.in_flight());
         }
-        if controls.handshake {
-            self.pending.handshake = false;
+        if !controls.is_empty() {
+            self.controls_left(now, controls);
         }
-        if controls.pong.is_some() {
-            self.pending.pong = None;
+    }
+
+    fn controls_left(&mut self, now: Time, controls: Controls) {
+        self.rouse();
+        self.pending.remove(controls);
+        if controls.has(Controls::PATH_RESPONSES) {
+            self.to_say.path_responses = PathTokens::default();
         }
-        if controls.rekey {
-            self.pending.rekey = false;
-        }
-        if controls.integrity {
-            self.pending.integrity = false;
-        }
-        if controls.path_responses != PathTokens::default() {
-            self.pending.path_responses = PathTokens::default();
-        }
-        if controls.ping {
-            self.pending.ping = false;
+        if controls.has(Controls::PING) {
             self.ping = Some((self.next_ping_id, now));
             self.next_ping_id = self.next_ping_id.wrapping_add(1);
         }
-        if let Some((reason, times)) = controls.disconnect {
-            self.pending.disconnect = (times > 1).then_some((reason, times - 1));
+        if controls.has(Controls::DISCONNECT) {
+            self.to_say.disconnects -= 1;
+            if self.to_say.disconnects > 0 {
+                self.pending.add(Controls::DISCONNECT);
+            }
         }
     }
 }

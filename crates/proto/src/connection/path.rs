@@ -42,12 +42,14 @@ const CHALLENGE_BYTES: usize = 14 + 13 + 2 + PATH_TOKEN_BYTES + 16;
 #[repr(C, align(64))]
 pub(super) struct Paths {
     validated: Option<SocketAddr>,
-    /// What the packet that is being taken has answered.
-    answered: PathTokens,
     /// One at a time, so that nobody can make the server ask many.
     candidate: Option<Box<Candidate>>,
     /// Where the peer was before it seemed to move.
     old: Option<Box<Old>>,
+    /// Whether the packet that is being taken has answered something.
+    has_answered: bool,
+    /// What it has answered then.
+    answered: PathTokens,
     /// Other addresses that have brought the same request with a cookie of theirs, until the keys are confirmed.
     claimed: Vec<SocketAddr>,
     /// Until then the peer stays where it is.
@@ -93,8 +95,8 @@ struct Old {
 }
 
 impl Paths {
-    /// What every packet needs comes first.
-    pub(super) const HEAD_BYTES: usize = offset_of!(Self, claimed);
+    /// What every packet needs comes first, in one line of the cache.
+    pub(super) const HEAD_BYTES: usize = offset_of!(Self, answered);
 
     /// The next time at which something is due.
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -115,12 +117,16 @@ impl Paths {
     }
 
     /// What an earlier packet answered proves nothing about where the next one comes from.
+    #[inline]
     pub(super) fn begin_packet(&mut self) {
-        self.answered = PathTokens::default();
+        self.has_answered = false;
     }
 
     /// The packet that is being taken carries a PathResponse.
     pub(super) fn response(&mut self, token: [u8; PATH_TOKEN_BYTES]) {
+        if !std::mem::replace(&mut self.has_answered, true) {
+            self.answered = PathTokens::default();
+        }
         add_token(&mut self.answered, token);
     }
 }
@@ -128,6 +134,7 @@ impl Paths {
 impl Connection {
     /// Where the peer's packets go; `None` at a client, whose socket knows.
     #[must_use]
+    #[inline]
     pub fn address(&self) -> Option<SocketAddr> {
         self.paths.validated
     }
@@ -148,7 +155,7 @@ impl Connection {
     /// A packet has opened that came from `from`. `newest`: none with a higher sequence has.
     #[inline]
     pub(super) fn arrived(&mut self, now: Time, from: SocketAddr, bytes: usize, newest: bool) {
-        if self.paths.answered != PathTokens::default() {
+        if self.paths.has_answered {
             self.rouse();
             self.answered(now, from);
         }
@@ -160,7 +167,7 @@ impl Connection {
 
     /// The packet has brought answers to challenges.
     fn answered(&mut self, now: Time, from: SocketAddr) {
-        let answers = std::mem::take(&mut self.paths.answered);
+        let answers = self.paths.answered;
         if let Some(old) = self.paths.old.take_if(|old| answers.contains(&Some(old.token))) {
             self.paths.candidate = None;
             self.paths.settled_until = now + SETTLED;
@@ -242,11 +249,16 @@ impl Connection {
 
     /// Writes a packet that must leave now for an address that is not proved yet, or not any more, into `buffer`, which
     /// must hold 1200 bytes; returns its length and the address. To be called with [`Connection::poll_transmit`].
+    #[inline]
     pub fn poll_probe(&mut self, now: Time, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        if self.state != State::Established {
+        if self.paths.candidate.is_none() && self.paths.old.is_none() {
             return None;
         }
-        if self.paths.candidate.is_none() && self.paths.old.is_none() {
+        self.probe(now, buffer)
+    }
+
+    fn probe(&mut self, now: Time, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        if self.state != State::Established {
             return None;
         }
         let ask_again_at = now + self.rtt.timeout(&self.config, 0);

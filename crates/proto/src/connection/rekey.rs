@@ -25,7 +25,7 @@ use shadowland_wire::limits::{KEY_BYTES_MAX, KEY_SECONDS_MAX};
 use shadowland_wire::message::control::{Control, DisconnectReason};
 use zeroize::Zeroizing;
 
-use super::{Connection, Role};
+use super::{Connection, Controls, Role};
 use crate::Time;
 use crate::crypto::entropy::Entropy;
 use crate::crypto::identity::KeyPair;
@@ -36,6 +36,8 @@ use crate::key_log::SessionKeyLog;
 
 /// How much earlier than configured a rekey may come, as a share of 1/256 each: up to an eighth.
 const JITTER: u64 = 32;
+
+const _: () = assert!(KEY_BYTES_MAX < u32::MAX as u64, "bytes under the same keys are counted in 32 bits");
 
 /// When a server replaces the keys of a session. Every rekey draws its own limits from the last eighth before
 /// these, so that sessions which began together do not rekey together.
@@ -75,14 +77,14 @@ pub(super) struct Exhausted;
 #[repr(C, align(64))]
 pub(super) struct Keys {
     /// Bytes under the current keys.
-    sealed_bytes: u64,
-    opened_bytes: u64,
+    sealed_bytes: u32,
+    opened_bytes: u32,
     /// This round's limit of them. Only a server acts on it.
-    due_bytes: u64,
-    current: Opener,
-    other: Other,
+    due_bytes: u32,
     /// Rekeys until the current receiving key; its lowest bit is the phase.
     number: u32,
+    current: Opener,
+    other: Other,
     role: Role,
     /// The server's request that waits for its answer.
     asked: Option<Box<Asked>>,
@@ -132,8 +134,8 @@ struct Asked {
 }
 
 impl Keys {
-    /// What every packet needs comes first.
-    pub(super) const HEAD_BYTES: usize = offset_of!(Self, asked);
+    /// What every packet needs comes first, in one line of the cache.
+    pub(super) const HEAD_BYTES: usize = offset_of!(Self, role);
 
     pub(super) fn new(role: Role, keys: SessionKeys, entropy: Entropy, now: Time) -> Self {
         let (_, open_key, chain) = split(role, keys);
@@ -189,37 +191,39 @@ impl Keys {
         opener.open(header, datagram).ok_or(DropReason::BadTag)
     }
 
-    /// A packet has opened. The first one of the next phase ends a rekey: then the client seals with the key
-    /// that is returned. `pto` tells how long a packet or its answer may be under way.
+    /// A packet has opened with the current key.
     #[inline]
-    pub(super) fn opened(
-        &mut self,
-        now: Time,
-        header: &Header,
-        bytes: usize,
-        pto: impl FnOnce() -> Duration,
-    ) -> Step {
-        if self.is_current(header) {
-            self.opened_bytes += bytes as u64;
-            if let Other::Previous(old) = &mut self.other {
-                old.below = old.below.min(header.sequence);
-            }
-        } else if matches!(self.other, Other::Next(_)) {
-            return self.promote(now, header.sequence, 3 * pto());
+    pub(super) fn opened(&mut self, sequence: u64, bytes: usize) {
+        self.opened_bytes = self.opened_bytes.saturating_add(bytes as u32);
+        if let Other::Previous(old) = &mut self.other {
+            old.below = old.below.min(sequence);
         }
-        Step::Nothing
+    }
+
+    /// A packet has opened with another one. The first one of the next phase ends a rekey: then the client seals with
+    /// the key that is returned. `pto` is how long a packet or its answer may be under way.
+    pub(super) fn opened_other(&mut self, now: Time, sequence: u64, pto: Duration) -> Step {
+        match self.other {
+            Other::Next(_) => self.promote(now, sequence, 3 * pto),
+            Other::Previous(_) | Other::None => Step::Nothing,
+        }
     }
 
     /// A packet was sealed.
     #[inline]
     pub(super) fn sealed(&mut self, bytes: usize) {
-        self.sealed_bytes += bytes as u64;
+        self.sealed_bytes = self.sealed_bytes.saturating_add(bytes as u32);
     }
 
     /// Whether so much was sealed or opened that [`Keys::deadline`] has come.
     #[inline]
     pub(super) fn are_used_up(&self) -> bool {
-        self.sealed_bytes.max(self.opened_bytes) >= self.due_bytes.min(KEY_BYTES_MAX)
+        self.used_bytes() >= self.due_bytes
+    }
+
+    #[inline]
+    fn used_bytes(&self) -> u32 {
+        self.sealed_bytes.max(self.opened_bytes)
     }
 
     /// When to call [`Keys::on_timeout`].
@@ -360,7 +364,9 @@ impl Keys {
     /// Draws the limits of the current keys.
     fn arm(&mut self) {
         let early = self.entropy.draw_u64() % (JITTER + 1);
-        self.due_bytes = self.limits.bytes - self.limits.bytes / 256 * early;
+        let due_bytes = self.limits.bytes - self.limits.bytes / 256 * early;
+        // When they must not be used any more it is high time.
+        self.due_bytes = due_bytes.min(KEY_BYTES_MAX) as u32;
         self.due_at = self.since + self.limits.age.mul_f64(1.0 - early as f64 / 256.0);
     }
 
@@ -372,13 +378,12 @@ impl Keys {
         if self.role != Role::Server || matches!(self.other, Other::Next(_)) {
             return None;
         }
-        let used = self.sealed_bytes.max(self.opened_bytes) >= self.due_bytes;
-        Some(if used { self.settled_at } else { self.due_at.max(self.settled_at) })
+        Some(if self.are_used_up() { self.settled_at } else { self.due_at.max(self.settled_at) })
     }
 
     /// When the current keys must not be used any more.
     fn expires_at(&self) -> Time {
-        if self.sealed_bytes.max(self.opened_bytes) >= KEY_BYTES_MAX {
+        if u64::from(self.used_bytes()) >= KEY_BYTES_MAX {
             return self.since;
         }
         self.since + Duration::from_secs(KEY_SECONDS_MAX)
@@ -395,14 +400,16 @@ impl Connection {
     pub(super) fn apply_step(&mut self, step: Step) {
         match step {
             Step::Nothing => {}
-            Step::Send => self.pending.rekey = true,
+            Step::Send => self.pending.add(Controls::REKEY),
             Step::Flip(key) => {
                 self.sealer.rekey(&key);
                 self.stats.rekeys += 1;
-                self.pending.rekey = false;
+                self.pending.remove(Controls::REKEY);
                 // The first packet of the new phase, and one that has to be answered: so that the client flips
                 // at once, and the server hears of it, also when nobody has anything to say.
-                self.pending.ping |= self.role == Role::Server;
+                if self.role == Role::Server {
+                    self.pending.add(Controls::PING);
+                }
             }
         }
     }

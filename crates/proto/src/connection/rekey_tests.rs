@@ -39,11 +39,11 @@ impl Pair {
         };
         let Ok(Step::Flip(key)) = self.server.response(number, &share) else { panic!("no flip") };
         self.server_key = key;
-        let Step::Flip(key) = self.client.opened(now, &header(number, 100), 50, || PTO) else {
+        let Step::Flip(key) = opened(&mut self.client, now, &header(number, 100)) else {
             panic!("the client does not flip")
         };
         self.client_key = key;
-        assert!(matches!(self.server.opened(now, &header(number, 100), 50, || PTO), Step::Nothing));
+        assert!(matches!(opened(&mut self.server, now, &header(number, 100)), Step::Nothing));
     }
 
     fn ask(&mut self, now: Time) -> Option<Control> {
@@ -51,6 +51,15 @@ impl Pair {
         assert!(matches!(self.server.on_timeout(now, PTO), Ok(Step::Send)));
         self.server.message()
     }
+}
+
+/// As a connection does it.
+fn opened(keys: &mut Keys, now: Time, header: &Header) -> Step {
+    if keys.is_current(header) {
+        keys.opened(header.sequence, 50);
+        return Step::Nothing;
+    }
+    keys.opened_other(now, header.sequence, PTO)
 }
 
 fn header(number: u32, sequence: u64) -> Header {
@@ -111,8 +120,8 @@ fn repeated_messages_are_answered_alike_and_late_ones_ignored() {
     let Some(Control::RekeyResponse { share: client_share, .. }) = answer else { panic!("no response") };
     assert!(matches!(pair.server.response(number, &client_share), Ok(Step::Flip(_))));
     assert!(matches!(pair.server.response(number, &client_share), Ok(Step::Nothing)));
-    let _ = pair.client.opened(NOW, &header(1, 10), 50, || PTO);
-    let _ = pair.server.opened(NOW, &header(1, 10), 50, || PTO);
+    let _ = opened(&mut pair.client, NOW, &header(1, 10));
+    let _ = opened(&mut pair.server, NOW, &header(1, 10));
     assert!(matches!(pair.client.request(number, &share), Ok(Step::Nothing)));
     assert!(matches!(pair.server.response(number, &client_share), Ok(Step::Nothing)));
 }
@@ -169,4 +178,6 @@ fn limits_are_drawn_from_the_last_eighth() {
         drawn.insert(pair.server.due_bytes);
     }
     assert!(drawn.len() > 20);
+    pair.server.set_limits(RekeyLimits { bytes: u64::MAX, ..limits });
+    assert_eq!(u64::from(pair.server.due_bytes), KEY_BYTES_MAX);
 }

@@ -16,6 +16,7 @@ impl Rtt {
     /// Takes a measured round trip, of which the peer says that it held the answer back for `held_us`. The
     /// peer's word shortens a sample, but never below the shortest round trip that was ever seen. Returns the
     /// sample as it was taken.
+    #[inline]
     pub(super) fn sample(&mut self, measured_us: u64, held_us: u64) -> u64 {
         // Zero stands for "no sample yet".
         let measured_us = measured_us.max(1);

@@ -53,6 +53,12 @@ struct Sent {
 
 impl Sent {
     const NONE: Self = Self { at_us: 0, bytes: 0, carries: Carries::OnlyAcks, fate: Fate::Acked };
+
+    /// Whether it asks for an acknowledgement and has had none.
+    #[inline]
+    fn is_unheard_of(self) -> bool {
+        self.carries != Carries::OnlyAcks && self.fate != Fate::Acked
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +201,7 @@ impl SentPackets {
     /// Acknowledges a packet that is remembered.
     fn take_one(&mut self, sequence: u64, each: &mut impl FnMut(Acked)) {
         let sent = &mut self.ring[index(sequence)];
-        if sent.carries == Carries::OnlyAcks || sent.fate == Fate::Acked {
+        if !sent.is_unheard_of() {
             return;
         }
         let late = sent.fate == Fate::Lost;
@@ -242,16 +248,30 @@ impl SentPackets {
     }
 
     /// Finds the packets that became lost since the last call. They are judged in the order of sending.
+    #[inline]
     pub(super) fn judge(&mut self, now: Time, smoothed_rtt_us: u64) -> Lost {
+        self.loss_at = None;
+        // Nearly always all packets before the largest acknowledged one are acknowledged too.
+        let mut judged = self.judged.max(self.oldest() - 1);
+        while judged + 1 < self.largest_acked && !self.ring[index(judged + 1)].is_unheard_of() {
+            judged += 1;
+        }
+        self.judged = judged;
+        if judged + 1 < self.largest_acked {
+            self.judge_unheard_of(now, smoothed_rtt_us)
+        } else {
+            Lost::default()
+        }
+    }
+
+    fn judge_unheard_of(&mut self, now: Time, smoothed_rtt_us: u64) -> Lost {
         let mut lost = Lost::default();
         let patience_us = (smoothed_rtt_us * u64::from(self.loss_eighths) / 8).max(1_000);
-        self.judged = self.judged.max(self.oldest() - 1);
-        self.loss_at = None;
         while self.judged + 1 < self.largest_acked {
             let sequence = self.judged + 1;
             let age_us = self.age_us(now, sequence);
             let sent = &mut self.ring[index(sequence)];
-            if sent.carries != Carries::OnlyAcks && sent.fate != Fate::Acked {
+            if sent.is_unheard_of() {
                 let overtaken = sequence + u64::from(self.loss_packets) <= self.largest_acked;
                 if !overtaken && age_us < patience_us {
                     self.loss_at = Some(now + Duration::from_micros(patience_us - age_us));

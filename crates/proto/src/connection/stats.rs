@@ -6,7 +6,7 @@ use crate::drop_reason::Dropped;
 
 /// Counters of one connection since it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Stats {
     /// Packets that were sealed.
     pub packets_sent: u64,

@@ -119,7 +119,7 @@ fn integrity_messages_the_wrong_way_are_malformed() {
         let mut peer = Sealer::new(&[key; 32], 7);
         let fine = payload(|writer| right.encode(writer).unwrap());
         assert_eq!(give(&mut connection, &mut peer, &fine), (Ok(()), vec![], true));
-        assert!(!connection.pending.integrity);
+        assert!(!connection.pending.has(Controls::INTEGRITY));
     }
 }
 
@@ -185,6 +185,24 @@ fn ids_that_would_run_out_are_refused() {
     });
     assert_eq!(give(&mut client, &mut server, &answer).0, Err(DropReason::Malformed));
     assert_eq!(client.state(), State::Handshaking);
+}
+
+#[test]
+fn the_outbox_is_left_alone_once_everything_in_it_is_acknowledged() {
+    let (mut client, mut server) = established();
+    assert!(!client.sends_reliable);
+    let mut buffer = [0; DATAGRAM_BYTES];
+    for body in [1, 2] {
+        client.send(Channel::ReliableOrdered, 0, 0x20, &[body]).unwrap();
+        client.poll_transmit(NOW, &mut buffer).unwrap();
+    }
+    let last = Header::decode(&mut Reader::new(&buffer)).unwrap().sequence as u8;
+    // One byte of flags, the largest sequence, and a mask: first only the last packet, then the one before too.
+    for (mask, left) in [(0, 1), (1, 0)] {
+        let acks = [0xc0, last, 0, 0, 0, mask, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(give(&mut client, &mut server, &acks).0, Ok(()));
+        assert_eq!((client.unacknowledged(), client.sends_reliable), (left, left > 0));
+    }
 }
 
 #[test]

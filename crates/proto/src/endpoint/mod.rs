@@ -282,17 +282,19 @@ impl<T> Endpoint<T> {
     /// # Panics
     /// When `reply` is too short for an answer.
     pub fn route(&mut self, now: Time, from: SocketAddr, datagram: &[u8], reply: &mut [u8]) -> Routed {
-        let routed = self.try_route(now, from, datagram, reply);
+        let routed = match self.session_of(from, datagram) {
+            Ok(Some(slot)) => return Routed::Session(slot),
+            Ok(None) => self.handshake(now, from, datagram, reply),
+            Err(reason) => Err(reason),
+        };
         match routed {
             Err(reason) => {
                 self.counters.dropped.count(reason);
                 Routed::Dropped(reason)
             }
-            Ok(routed) => {
-                if let Routed::Reply(length) = routed {
-                    self.counters.handshake_bytes_out += length as u64;
-                }
-                routed
+            Ok(length) => {
+                self.counters.handshake_bytes_out += length as u64;
+                Routed::Reply(length)
             }
         }
     }
@@ -373,13 +375,9 @@ impl<T> Endpoint<T> {
         self.counters.dropped.count(reason);
     }
 
-    fn try_route(
-        &mut self,
-        now: Time,
-        from: SocketAddr,
-        datagram: &[u8],
-        reply: &mut [u8],
-    ) -> Result<Routed, DropReason> {
+    /// The session that a datagram claims to be of; `None` when it claims to be of a handshake.
+    #[inline]
+    fn session_of(&self, from: SocketAddr, datagram: &[u8]) -> Result<Option<Slot>, DropReason> {
         // Nothing can be sent to such an address, and systems refuse a batch with one in it.
         if from.port() == 0 {
             return Err(DropReason::NoPort);
@@ -388,10 +386,24 @@ impl<T> Endpoint<T> {
             return Err(DropReason::TooLarge);
         }
         let header = Header::decode(&mut Reader::new(datagram)).map_err(|_| DropReason::NotProtocol)?;
-        if header.connection_id != 0 {
-            let slot = Slot(header.connection_id);
-            return self.session_mut(slot).map(|_| Routed::Session(slot)).ok_or(DropReason::UnknownSession);
+        if header.connection_id == 0 {
+            return Ok(None);
         }
+        let slot = Slot(header.connection_id);
+        match self.in_place_of(slot) {
+            Some(session) if session.connection.id() == slot.0 => Ok(Some(slot)),
+            _ => Err(DropReason::UnknownSession),
+        }
+    }
+
+    /// Takes a datagram of a handshake; gives the length of the answer.
+    fn handshake(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        reply: &mut [u8],
+    ) -> Result<usize, DropReason> {
         self.counters.handshake_bytes_in += datagram.len() as u64;
         match ClientHandshake::decode(datagram).map_err(|_| DropReason::NotProtocol)? {
             ClientHandshake::Connect { version, ephemeral } => {
@@ -417,7 +429,7 @@ impl<T> Endpoint<T> {
         cookie: &[u8; COOKIE_BYTES],
         noise: &[u8],
         reply: &mut [u8],
-    ) -> Result<Routed, DropReason> {
+    ) -> Result<usize, DropReason> {
         self.cookies.verify(now, client, cookie)?;
         let network = self.networks.of(client.address.ip());
         if !self.networks.take(now, network) {
@@ -579,7 +591,7 @@ impl<T> Endpoint<T> {
         Ok(Some(login))
     }
 
-    fn deny(&mut self, client: Client<'_>, reason: DenyReason, reply: &mut [u8]) -> Routed {
+    fn deny(&mut self, client: Client<'_>, reason: DenyReason, reply: &mut [u8]) -> usize {
         self.counters.denied += 1;
         answer(&ServerHandshake::ConnectionDenied { echo: echo_of(client.ephemeral), reason }, reply)
     }
@@ -637,10 +649,10 @@ enum Refusal {
     Denied(DenyReason),
 }
 
-fn answer(message: &ServerHandshake<'_>, reply: &mut [u8]) -> Routed {
+fn answer(message: &ServerHandshake<'_>, reply: &mut [u8]) -> usize {
     let mut writer = Writer::new(reply);
     message.encode(&mut writer).expect("the reply buffer holds 128 bytes");
-    Routed::Reply(writer.len())
+    writer.len()
 }
 
 /// The token in the payload of the first Noise message; an empty one is none.
