@@ -76,6 +76,8 @@ pub struct Hub {
     round: Option<Round>,
     last_tick: Tick,
     stats: WorkerStats,
+    /// The last answer to a handshake.
+    reply: [u8; HANDSHAKE_REPLY_BYTES],
 }
 
 /// What of the configuration matters here.
@@ -115,6 +117,7 @@ impl Hub {
             round: None,
             last_tick: 0,
             stats: WorkerStats::default(),
+            reply: [0; HANDSHAKE_REPLY_BYTES],
         }
     }
 
@@ -140,11 +143,10 @@ impl Hub {
 
     /// Takes a datagram. It is decrypted in place.
     pub fn receive(&mut self, now: Time, from: SocketAddr, datagram: &mut [u8], outbox: &mut impl Outbox) {
-        let mut reply = [0; HANDSHAKE_REPLY_BYTES];
-        match self.endpoint.route(now, from, datagram, &mut reply) {
+        match self.endpoint.route(now, from, datagram, &mut self.reply) {
             Routed::Reply(len) => match outbox.slot() {
                 Some(slot) => {
-                    slot[..len].copy_from_slice(&reply[..len]);
+                    slot[..len].copy_from_slice(&self.reply[..len]);
                     outbox.commit(len, from);
                 }
                 None => self.stats.crowded_out += 1,
@@ -477,6 +479,7 @@ impl Rules {
 
 /// A round trip in ticks, rounded up.
 fn rtt_ticks(rtt: Duration) -> Tick {
-    let ticks = (rtt.as_micros() * u128::from(TICK_HZ)).div_ceil(1_000_000);
+    let us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+    let ticks = us.saturating_mul(TICK_HZ.into()).div_ceil(1_000_000);
     Tick::try_from(ticks).unwrap_or(Tick::MAX)
 }

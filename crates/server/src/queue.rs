@@ -61,7 +61,10 @@ pub(crate) struct Completed {
 /// A worker's ends of the queues.
 #[derive(Debug)]
 pub(crate) struct WorkerQueues {
-    pub(crate) to_world: Producer<ToWorld>,
+    to_world: Producer<ToWorld>,
+    /// Places of it that are known to be free: the world takes out more, which is looked at only when these run out, for
+    /// its end of the queue is in the cache of another processor.
+    free: usize,
     pub(crate) from_world: Consumer<ToWorker>,
     pub(crate) completed: Producer<Completed>,
     /// The game's own messages.
@@ -88,7 +91,7 @@ pub(crate) fn queues(sessions: usize, mail: Post) -> (WorkerQueues, WorldQueues)
     let (to_worker, from_world) = RingBuffer::new(sessions + RESERVED);
     let (completed_in, completed_out) = RingBuffer::new(COMPLETIONS);
     (
-        WorkerQueues { to_world, from_world, completed: completed_in, mail },
+        WorkerQueues { free: to_world.slots(), to_world, from_world, completed: completed_in, mail },
         WorldQueues { to_worker, from_worker, completed: completed_out },
     )
 }
@@ -96,13 +99,23 @@ pub(crate) fn queues(sessions: usize, mail: Post) -> (WorkerQueues, WorldQueues)
 impl WorkerQueues {
     /// Queues an input; `false` when it had to give way.
     pub(crate) fn push_input(&mut self, player: PlayerHandle, number: u32, input: Input) -> bool {
-        self.to_world.slots() > RESERVED
-            && self.to_world.push(ToWorld::Input { player, number, input }).is_ok()
+        self.push(ToWorld::Input { player, number, input }, RESERVED)
     }
 
     /// Queues a join or leave; `false` when it has to be tried again later.
     pub(crate) fn push_control(&mut self, message: ToWorld) -> bool {
-        self.to_world.push(message).is_ok()
+        self.push(message, 0)
+    }
+
+    /// Queues a message if more than `reserved` places are free.
+    #[inline]
+    fn push(&mut self, message: ToWorld, reserved: usize) -> bool {
+        if self.free <= reserved {
+            self.free = self.to_world.slots();
+        }
+        let taken = self.free > reserved && self.to_world.push(message).is_ok();
+        self.free -= usize::from(taken);
+        taken
     }
 }
 
@@ -253,6 +266,11 @@ mod tests {
             Ok(ToWorld::Input { player, number: 1, input: Input::default() })
         );
         assert!(worker.push_control(ToWorld::Leave(player)));
+        // What the world has taken out is free again.
+        assert!(!worker.push_input(player, 9, Input::default()));
+        while world.from_worker.pop().is_ok() {}
+        assert!((0..3 * RESERVED as u32).all(|number| worker.push_input(player, number, Input::default())));
+        assert!(!worker.push_input(player, 9, Input::default()));
     }
 
     #[test]

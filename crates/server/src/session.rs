@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use shadowland_proto::{IntegrityFailure, Receiver, Slot, Time};
-use shadowland_wire::message::client::{InputMessage, ResetPage};
+use shadowland_wire::message::client::{ReceivedInputs, ResetPage};
 use shadowland_wire::message::{ClientType, GAME_TYPES_OF_CLIENT};
 use shadowland_world::{PlayerHandle, Tick, Viewer};
 
@@ -15,45 +15,47 @@ use crate::stats::WorkerStats;
 
 /// Inputs that a session hands to the world in one tick at most: as many as the world keeps of a player.
 /// A client that sends more only wastes its own.
-const INPUTS_PER_TICK: u32 = 16;
+const INPUTS_PER_TICK: u8 = 16;
 
 /// Pages that a session may ask for again in one tick: each is looked up among all of its pages.
-const RESETS_PER_TICK: u32 = 8;
+const RESETS_PER_TICK: u8 = 8;
 
 /// How long a player asks for a place that an older session of its account is about to leave.
 const PLACE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Messages of the game's own that a session hands over in one tick; further ones are not taken, and come again.
-const MAILS_PER_TICK: u32 = 64;
+const MAILS_PER_TICK: u8 = 64;
 
-/// A session's way into the world. What an input needs comes first, and then what a snapshot does.
+/// A session's way into the world. What an input needs comes first, in one line of the cache with the beginning of the
+/// stage, and then what a snapshot does.
 #[derive(Debug, Default)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Player {
     /// Whether the worker has it on its list: the client has confirmed the keys.
     pub(crate) listed: bool,
     /// Whether it was logged that the client has failed an integrity challenge.
     pub(crate) integrity_told: bool,
+    /// Inputs handed over since `counted_at`.
+    inputs: u8,
+    /// Pages asked for again since `counted_at`.
+    resets: u8,
+    /// Messages of the game's own handed over since `counted_at`.
+    mails: u8,
+    counted_at: Tick,
     /// When the world was first asked for a place.
     asked_at: Option<Time>,
     /// From this tick on the player is due for the next snapshot.
     pub(crate) next_turn: Tick,
     /// Number of the newest input that was handed to the world.
     newest_input: u32,
-    /// Inputs handed over since `counted_at`.
-    inputs: u32,
-    /// Pages asked for again since `counted_at`.
-    resets: u32,
-    /// Messages of the game's own handed over since `counted_at`.
-    mails: u32,
-    counted_at: Tick,
     /// Of a player in the world, if the game has a mailbox.
     pub(crate) letterbox: Option<Box<Letterbox>>,
     pub(crate) stage: Stage,
 }
 
-/// How far a player is.
+/// How far a player is. The viewer stands last, so that nothing is far from the beginning but what is far in it.
 #[derive(Debug, Default)]
+#[repr(u8)]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all are playing, and one place is found sooner than two"
@@ -65,14 +67,22 @@ pub(crate) enum Stage {
     /// The world was asked.
     Asked,
     /// In every frame from tick `from` on.
-    Playing { viewer: Viewer, from: Tick },
+    Playing { from: Tick, viewer: Viewer },
 }
+
+/// Bytes of a stage before its viewer.
+const BEFORE_VIEWER: usize = 16;
+const _: () = {
+    assert!(offset_of!(Player, stage) + BEFORE_VIEWER == 64, "the viewer begins with a line of its own");
+    assert!(size_of::<Stage>() == BEFORE_VIEWER + size_of::<Viewer>());
+};
 
 impl Player {
     /// What is looked at of a player when its datagram comes, and when it is served, from the beginning on.
-    pub(crate) const RECEIVE_BYTES: usize = offset_of!(Self, stage) + Viewer::ACKED_BYTES;
-    pub(crate) const SERVE_BYTES: usize = offset_of!(Self, stage) + Viewer::HEAD_BYTES;
+    pub(crate) const RECEIVE_BYTES: usize = offset_of!(Self, stage) + BEFORE_VIEWER + Viewer::ACKED_BYTES;
+    pub(crate) const SERVE_BYTES: usize = offset_of!(Self, stage) + BEFORE_VIEWER + Viewer::HEAD_BYTES;
 
+    #[inline]
     pub(crate) fn handle(&self) -> Option<PlayerHandle> {
         match &self.stage {
             Stage::Playing { viewer, .. } => Some(viewer.player()),
@@ -103,6 +113,7 @@ impl Player {
     }
 
     /// Asks the world for a place, if that was not done yet.
+    #[inline]
     pub(crate) fn ask(&mut self, now: Time, session: Slot, queues: &mut WorkerQueues) {
         if matches!(self.stage, Stage::Outside) && queues.push_control(ToWorld::Join { session }) {
             self.asked_at.get_or_insert(now);
@@ -139,9 +150,7 @@ pub(crate) struct Inbound<'a> {
 impl Receiver for Inbound<'_> {
     fn message(&mut self, kind: u8, body: &[u8]) {
         let read = match ClientType::from_byte(kind) {
-            Some(ClientType::Input) => {
-                InputMessage::decode(body).map(|message| self.inputs(&message)).is_ok()
-            }
+            Some(ClientType::Input) => ReceivedInputs::decode(body).map(|inputs| self.inputs(inputs)).is_ok(),
             Some(ClientType::ResetPage) => {
                 ResetPage::decode(body).map(|reset| self.reset_page(reset)).is_ok()
             }
@@ -157,6 +166,7 @@ impl Receiver for Inbound<'_> {
         has_share && self.queues.mail.has_room()
     }
 
+    #[inline]
     fn acked(&mut self, sequence: u64) {
         if let Stage::Playing { viewer, .. } = &mut self.player.stage {
             viewer.acked(sequence);
@@ -165,13 +175,10 @@ impl Receiver for Inbound<'_> {
 }
 
 impl Inbound<'_> {
-    fn inputs(&mut self, message: &InputMessage) {
+    fn inputs(&mut self, inputs: ReceivedInputs<'_>) {
         let Some(handle) = self.player.handle() else { return };
         self.count_anew();
-        for (number, input) in message.iter() {
-            if number <= self.player.newest_input {
-                continue;
-            }
+        for (number, input) in inputs.after(self.player.newest_input) {
             // What is not taken now comes again with the next message.
             if self.player.inputs == INPUTS_PER_TICK || !self.queues.push_input(handle, number, input) {
                 self.stats.inputs_dropped += 1;
@@ -197,7 +204,7 @@ impl Inbound<'_> {
         let from = letterbox.recipient.clone();
         let taken = GAME_TYPES_OF_CLIENT.contains(&kind)
             && self.queues.mail.tell(Mail::Message { from, kind, body: body.into() });
-        self.player.mails += u32::from(taken);
+        self.player.mails += u8::from(taken);
         self.stats.mail_in += u64::from(taken);
         taken
     }
@@ -224,7 +231,7 @@ mod tests {
     use shadowland_wire::block::PageId;
     use shadowland_wire::codec::Writer;
     use shadowland_wire::entity::EntityId;
-    use shadowland_wire::message::client::Input;
+    use shadowland_wire::message::client::{Input, InputMessage};
 
     fn playing() -> Player {
         let player = PlayerHandle { slot: 3, entity: EntityId::from_bits(1) };
@@ -274,7 +281,7 @@ mod tests {
         for newest in 1..=1000 {
             send(&mut player, &mut worker, &mut stats, 7, newest);
         }
-        assert_eq!(numbers(&mut world), (1..=INPUTS_PER_TICK).collect::<Vec<_>>());
+        assert_eq!(numbers(&mut world), (1..=INPUTS_PER_TICK.into()).collect::<Vec<_>>());
         // In the next tick it goes on with what comes then.
         send(&mut player, &mut worker, &mut stats, 8, 1000);
         assert_eq!(numbers(&mut world), (993..=1000).collect::<Vec<_>>());
