@@ -86,6 +86,7 @@ pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
     tracing::info!(
         snapshots = stats.sum(|worker| worker.snapshots),
         snapshots_reduced = stats.sum(|worker| worker.snapshots_reduced),
+        sessions_deferred = stats.sum(|worker| worker.sessions_deferred),
         "stopped"
     );
     Ok(())

@@ -37,6 +37,8 @@ const OTHERS_IN_SIGHT: f64 = 50.0;
 const PLAYERS_PER_CREATURE: usize = 20;
 /// Players are given so long to join beyond the time in which they all start to connect.
 const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+/// How nice the bots' threads are to the server's, 0 to 19: on other machines they would take none of its time.
+const BOTS_NICE: i32 = 10;
 /// From the last join until figures count: views have filled, round-trip times are known.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How long nothing moves before views are compared with the truth.
@@ -189,6 +191,7 @@ pub fn run(
         net: options.net,
         integrity: tables.map(|tables| Arc::clone(tables.newest())),
         sample: true,
+        nice: BOTS_NICE,
         ..BotsConfig::new(server.local_addr(), server.public_key(), options.players)
     })?;
     let observed = Observed::default();
@@ -381,6 +384,11 @@ impl Demo<'_> {
             "turns of players were missed: the bots are overloaded",
         );
         tell(after.bots.unsent - before.bots.unsent, "datagrams of players found no room in the kernel");
+        tell(
+            after.server.sum(|worker| worker.sessions_deferred)
+                - before.server.sum(|worker| worker.sessions_deferred),
+            "turns of players were put off to the next tick: the server's workers are overloaded",
+        );
         tell(
             after.server.sum(|worker| worker.blocked) - before.server.sum(|worker| worker.blocked),
             "times the server's sockets were full",

@@ -23,7 +23,7 @@ use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::Clock;
 use crate::server::Ear;
 use crate::stats::{Latencies, Shared, TickStats, WorkerStats};
-use crate::worker::{Parts, Worker};
+use crate::worker::{Parts, RoundTime, Worker};
 use crate::world_thread::{WorkerLink, WorldThread};
 
 const PLAYERS: usize = 200;
@@ -63,6 +63,8 @@ impl HotPath {
             hub: hubs.remove(0),
             handover: None,
             frames: Arc::clone(&frames),
+            // Everybody is served in every tick, however slow the machine is.
+            round_time: RoundTime { of_tick: Duration::from_secs(600), of_frame: Duration::ZERO },
             clock,
             tokens: None,
             control: Arc::clone(&control),

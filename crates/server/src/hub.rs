@@ -1,13 +1,13 @@
 //! The sessions of one worker, without its socket, its thread and its clock.
 //!
 //! A round serves every session once with a frame of the world: its timeouts, its snapshot, its control
-//! messages.
+//! messages. It may be ended before everybody was served; the next round then goes on from there, with its newer frame.
 //!
 //! ```text
 //! for every batch:     hub.receive_batch(now, inbox, outbox)
 //! now and then:        hub.hear_world(now)
 //! for every frame:     hub.start_round(now, frame, players)
-//!                      while hub.has_unserved() { hub.serve_next(now, outbox) }
+//!                      while hub.has_unserved() { hub.serve_next(now, outbox) }     or for as long as there is time
 //!                      hub.end_round(now)             when the last datagram of the round has left
 //! at the end:          hub.goodbye(now, outbox)       three times
 //! ```
@@ -32,6 +32,7 @@ use shadowland_world::{Encoder, Frame, PlayerHandle, Tick, Viewer, WorldConfig};
 use crate::config::{Config, Consequence, TICK_HZ};
 use crate::mail::{Letterbox, Mail, Recipient};
 use crate::queue::{Completed, ToWorker, ToWorld, WorkerQueues};
+use crate::rotation::Rotation;
 use crate::session::{Inbound, Player, Stage};
 use crate::stats::WorkerStats;
 use crate::tokens::Accounts;
@@ -70,10 +71,11 @@ pub struct Hub {
     encoder: Encoder,
     rules: Rules,
     /// Sessions whose client has confirmed the keys.
-    listed: Vec<Slot>,
+    listed: Rotation<Slot>,
     /// Players that are to leave the world as soon as its queue has room.
     leaving: Vec<PlayerHandle>,
-    round: Option<Round>,
+    /// The frame of the round that is on.
+    round: Option<Arc<Frame>>,
     last_tick: Tick,
     stats: WorkerStats,
     /// The last answer to a handshake.
@@ -88,13 +90,6 @@ struct Rules {
     lattice_step_um: u32,
     interest_distance_cm: u32,
     integrity: Consequence,
-}
-
-/// A frame on its way to all sessions.
-struct Round {
-    frame: Arc<Frame>,
-    /// Index of the next session in the list.
-    next: usize,
 }
 
 impl Hub {
@@ -112,7 +107,7 @@ impl Hub {
             accounts,
             encoder: Encoder::new(),
             rules: Rules::new(config),
-            listed: Vec::with_capacity(config.session.max_players),
+            listed: Rotation::with_capacity(config.session.max_players),
             leaving: Vec::with_capacity(config.session.max_players),
             round: None,
             last_tick: 0,
@@ -194,7 +189,11 @@ impl Hub {
             }
         }
         self.leaving.retain(|&player| !self.queues.push_control(ToWorld::Leave(player)));
-        self.round = Some(Round { frame, next: 0 });
+        self.stop_round();
+        self.round = Some(frame);
+        self.listed.start();
+        (0..2 * AHEAD).for_each(|others| self.prefetch(others));
+        (0..AHEAD).for_each(|others| self.prefetch_more(others));
     }
 
     /// Whether a round is on: it was started, and not ended.
@@ -206,29 +205,38 @@ impl Hub {
     /// Whether the round has sessions that were not served.
     #[must_use]
     pub fn has_unserved(&self) -> bool {
-        self.round.as_ref().is_some_and(|round| round.next < self.listed.len())
+        self.listed.left() > 0
+    }
+
+    /// Sessions whose client has confirmed the keys.
+    pub(crate) fn listed(&self) -> usize {
+        self.listed.len()
     }
 
     /// Serves one session of the round. What finds no room in the outbox is not lost: state comes with the next
     /// snapshot, control messages with the next round.
     pub fn serve_next(&mut self, now: Time, outbox: &mut impl Outbox) {
-        let Some(mut round) = self.round.take() else { return };
-        self.prefetch_ahead(round.next);
-        if let Some(&slot) = self.listed.get(round.next) {
-            match self.serve(slot, &round.frame, now, outbox) {
-                Served::Stays => round.next += 1,
-                // The last one takes its place in the list, and is next.
-                Served::Gone => drop(self.listed.swap_remove(round.next)),
+        let Some(frame) = self.round.take() else { return };
+        // Of one session that follows itself, of one before it what that points to: one at a time, so that memory works
+        // while this thread does.
+        self.prefetch(2 * AHEAD);
+        self.prefetch_more(AHEAD);
+        if let Some(slot) = self.listed.ahead(0) {
+            match self.serve(slot, &frame, now, outbox) {
+                Served::Stays => self.listed.advance(),
+                Served::Gone => self.listed.remove_next(),
             }
         }
-        self.round = Some(round);
+        self.round = Some(frame);
     }
 
-    /// Ends the round, and tells the world that its last datagram left at `at`.
+    /// Ends the round, and tells the world that its last datagram left at `at`. Those who were not served are the first
+    /// in the next round.
     pub fn end_round(&mut self, at: Time) {
-        let Some(round) = self.round.take() else { return };
+        self.stop_round();
+        let Some(frame) = self.round.take() else { return };
         // A full queue holds older ones, and the next completion stands for this one too.
-        let _ = self.queues.completed.push(Completed { tick: round.frame.tick(), at });
+        let _ = self.queues.completed.push(Completed { tick: frame.tick(), at });
     }
 
     /// Tells every player once that the server stops. It is never answered, so it is to be said three times,
@@ -258,27 +266,24 @@ impl Hub {
         self.endpoint.counters().handshakes
     }
 
-    /// Fetches into the cache what serving the sessions that follow will need: of one of them the session, of one before
-    /// it what that points to. One at a time, so that memory works while this thread does.
-    fn prefetch_ahead(&self, next: usize) {
-        let fetch = |index: usize| {
-            if let Some(&slot) = self.listed.get(index) {
-                self.endpoint.prefetch(slot, Player::SERVE_BYTES);
-            }
-        };
-        let fetch_more = |index: usize| {
-            let session = self.listed.get(index).and_then(|&slot| self.endpoint.in_place_of(slot));
-            if let Some(session) = session {
-                session.connection.prefetch_more();
-                session.data.iter().for_each(Player::prefetch);
-            }
-        };
-        if next == 0 {
-            (0..2 * AHEAD).for_each(fetch);
-            (0..AHEAD).for_each(fetch_more);
+    fn stop_round(&mut self) {
+        self.stats.sessions_deferred += self.listed.stop() as u64;
+    }
+
+    /// Fetches into the cache the session that will be served when so many others have been.
+    fn prefetch(&self, others: usize) {
+        if let Some(slot) = self.listed.ahead(others) {
+            self.endpoint.prefetch(slot, Player::SERVE_BYTES);
         }
-        fetch(next + 2 * AHEAD);
-        fetch_more(next + AHEAD);
+    }
+
+    /// Fetches what it points to.
+    fn prefetch_more(&self, others: usize) {
+        let session = self.listed.ahead(others).and_then(|slot| self.endpoint.in_place_of(slot));
+        if let Some(session) = session {
+            session.connection.prefetch_more();
+            session.data.iter().for_each(Player::prefetch);
+        }
     }
 
     /// What every player in the world is known to have been told, with the id of its connection.
@@ -370,14 +375,13 @@ impl Hub {
         }
         if let Some(letterbox) = &mut player.letterbox {
             stats.mail_lost += letterbox.empty_into(connection);
-            if frame.tick() % TICK_HZ == slot.connection_id() % TICK_HZ {
-                letterbox.recipient.publish(connection);
-            }
+            // Once a second, not everybody in the same tick, and in the next one where a session missed its own.
+            letterbox.report(connection, frame.tick().wrapping_add(slot.connection_id() % TICK_HZ) / TICK_HZ);
         }
         if let Stage::Playing { viewer, from } = &mut player.stage
             && frame.tick() >= player.next_turn.max(*from)
         {
-            player.next_turn = frame.tick() + rules.ticks_per_snapshot;
+            player.next_turn = rules.turn_after(frame.tick(), player.next_turn);
             let rtt_ticks = rtt_ticks(connection.rtt());
             // What congestion control allows, the setting at most; the floor of it is the player's own state.
             let allowed = connection.budget_bytes(now, rules.budget_bytes + OWN_BYTES);
@@ -465,6 +469,12 @@ impl Rules {
                 .as_ref()
                 .map_or(Consequence::Log, |integrity| integrity.consequence),
         }
+    }
+
+    /// The tick of the next snapshot, when one is sent in `tick` that was due in `due` or since then: as late as that one is,
+    /// the next ones keep their places among the ticks.
+    fn turn_after(&self, tick: Tick, due: Tick) -> Tick {
+        tick + self.ticks_per_snapshot - (tick - due) % self.ticks_per_snapshot
     }
 
     fn welcome(&self, player: PlayerHandle) -> Welcome {

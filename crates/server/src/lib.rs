@@ -16,6 +16,7 @@
 //! | [`embed`] | the server without sockets, threads and clock |
 //! | [`server`] | a running server: binds, starts the threads, stops them |
 //! | `hub` | the sessions of a worker: receiving, serving |
+//! | `rotation` | which of them is served next |
 //! | [`sockets`] | the workers' sockets, and what the system gave them |
 //! | `handover` | datagrams that reached another worker than their session's |
 //! | [`cpus`] | which CPUs workers run on |
@@ -46,6 +47,7 @@ pub mod integrity;
 pub mod load;
 pub mod mail;
 mod queue;
+mod rotation;
 mod schedule;
 pub mod server;
 mod session;

@@ -115,7 +115,7 @@ impl Recipient {
         *self.0.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn publish(&self, connection: &Connection) {
+    fn publish(&self, connection: &Connection) {
         *self.0.connection.lock().unwrap_or_else(PoisonError::into_inner) =
             (*connection.stats(), connection.path());
     }
@@ -263,11 +263,21 @@ impl Post {
 pub(crate) struct Letterbox {
     pub(crate) recipient: Recipient,
     waiting: VecDeque<ToPlayer>,
+    /// The second in which the game was told of the connection.
+    reported_in: u32,
 }
 
 impl Letterbox {
     pub(crate) fn new(recipient: Recipient) -> Self {
-        Self { recipient, waiting: VecDeque::new() }
+        Self { recipient, waiting: VecDeque::new(), reported_in: u32::MAX }
+    }
+
+    /// Tells the game what the connection has counted, if that was not done in this second.
+    pub(crate) fn report(&mut self, connection: &Connection, second: u32) {
+        if self.reported_in != second {
+            self.reported_in = second;
+            self.recipient.publish(connection);
+        }
     }
 
     pub(crate) fn put(&mut self, mail: ToPlayer) {

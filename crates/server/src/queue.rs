@@ -13,7 +13,7 @@
 //! worker than it has room to answer.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -119,22 +119,39 @@ impl WorkerQueues {
     }
 }
 
+/// A frame on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Fresh<F> {
+    pub(crate) frame: Arc<F>,
+    /// When its tick started.
+    pub(crate) started_at: Time,
+    pub(crate) published_at: Time,
+}
+
 /// Where the world leaves the latest frame for a worker. A frame that nobody took is replaced.
 #[derive(Debug)]
-pub(crate) struct FrameSlot<F>(Mutex<Option<(Arc<F>, Time)>>);
+pub(crate) struct FrameSlot<F>(Mutex<Option<Fresh<F>>>);
 
 impl<F> FrameSlot<F> {
     pub(crate) fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    // Both hold the lock for the exchange of a pointer; what comes out is dropped after it.
-    pub(crate) fn put(&self, frame: Arc<F>, published_at: Time) {
-        let _replaced = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace((frame, published_at));
+    // They hold the lock for the exchange of a pointer; what comes out is dropped after it.
+    pub(crate) fn put(&self, fresh: Fresh<F>) {
+        let _replaced = self.lock().replace(fresh);
     }
 
-    pub(crate) fn take(&self) -> Option<(Arc<F>, Time)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(crate) fn take(&self) -> Option<Fresh<F>> {
+        self.lock().take()
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Fresh<F>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -281,10 +298,13 @@ mod tests {
         for tick in 1..=20 {
             let frame = pool.fill(|| unreachable!("three frames are enough"), |frame| *frame = tick);
             addresses.insert(Arc::as_ptr(&frame) as usize);
-            slot.put(frame, Time::default());
+            let at = Time::from_micros(u64::from(tick));
+            slot.put(Fresh { frame, started_at: at, published_at: at });
+            assert!(slot.is_waiting());
             if tick % 3 == 0 {
-                assert_eq!(slot.take().map(|(frame, _)| *frame), Some(tick));
-                assert_eq!(slot.take(), None);
+                let taken = slot.take().map(|fresh| (*fresh.frame, fresh.started_at, fresh.published_at));
+                assert_eq!(taken, Some((tick, at, at)));
+                assert!(slot.take().is_none() && !slot.is_waiting());
             }
         }
         assert_eq!((addresses.len(), pool.len()), (3, 3));

@@ -26,7 +26,7 @@ use crate::schedule::Clock;
 use crate::sockets::{self, SocketTruth, Steered};
 use crate::stats::{Latencies, ServerStats, Shared, TickStats, WorkerStats};
 use crate::tokens::{self, TokenKeyError};
-use crate::worker::{self, Worker};
+use crate::worker::{self, RoundTime, Worker};
 use crate::world_thread::{WorkerLink, WorldThread};
 
 pub use crate::queue::Published;
@@ -259,6 +259,7 @@ impl Server {
             hub,
             handover,
             frames: Arc::clone(&frames),
+            round_time: RoundTime::SERVER,
             clock,
             tokens,
             control: Arc::clone(&self.control),

@@ -59,6 +59,8 @@ pub struct WorkerStats {
     pub mail_lost: u64,
     /// Frames that were replaced by newer ones before this worker got to them.
     pub frames_skipped: u64,
+    /// Turns of sessions that were put off to the next round, because this one took too long: the worker is overloaded.
+    pub sessions_deferred: u64,
     /// Sessions that the player ended.
     pub left: u64,
     /// Sessions that ended otherwise: timeout, undeliverable messages, refusal.

@@ -10,7 +10,7 @@ use shadowland_world::Frame;
 
 use crate::config::TICK_HZ;
 use crate::control::Control;
-use crate::queue::{FrameSlot, FrameTaps};
+use crate::queue::{FrameSlot, FrameTaps, Fresh};
 use crate::schedule::{Clock, Lateness, Schedule, TickTimes};
 use crate::stats::{Shared, TickStats, record, thread_cpu};
 use crate::world_side::WorldSide;
@@ -78,7 +78,8 @@ impl WorldThread {
         let frame = self.side.publish();
         let published = self.clock.now();
         for worker in &self.workers {
-            worker.frames.put(Arc::clone(&frame), published);
+            let frame = Arc::clone(&frame);
+            worker.frames.put(Fresh { frame, started_at: started, published_at: published });
             if let Err(error) = worker.waker.wake() {
                 // It looks for frames at every datagram and timeout too.
                 tracing::warn!(%error, "cannot wake a worker");

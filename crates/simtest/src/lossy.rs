@@ -116,6 +116,7 @@ impl Run {
         let hiccups = Hiccups {
             late: [0.0, 0.05][random.random_range(0..2)],
             blocked: [0.0, 0.05][random.random_range(0..2)],
+            cut: [0.0, 0.0, 0.1, 0.6][seed as usize % 4],
             batch: random.random_range(8..=64),
         };
         let setting = Setting {
@@ -186,6 +187,7 @@ impl Run {
 
     fn calm_down(&mut self) -> Result<(), Violation> {
         self.machine.world().pause_creatures(true);
+        self.machine.keep_up();
         let now_us = self.now_us;
         self.players.iter_mut().try_for_each(|player| player.calm_down(now_us))
     }

@@ -1,5 +1,6 @@
 //! The server under virtual time: the parts of the real one, driven as its threads drive them, with all that a
-//! busy machine does to them: workers that come late, and sockets that take nothing for a while.
+//! busy machine does to them: workers that come late or have no time for all sessions, and sockets that take nothing for
+//! a while.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,14 +20,19 @@ pub struct Hiccups {
     pub late: f64,
     /// Share of the attempts to send that find the socket buffer full.
     pub blocked: f64,
+    /// Share of the rounds that end when a few sessions were served.
+    pub cut: f64,
     /// Datagrams that a worker hands to the kernel at once.
     pub batch: usize,
 }
 
 impl Hiccups {
     /// None at all, and batches as the server's.
-    pub const NONE: Self = Self { late: 0.0, blocked: 0.0, batch: 64 };
+    pub const NONE: Self = Self { late: 0.0, blocked: 0.0, cut: 0.0, batch: 64 };
 }
+
+/// Sessions that a round serves which ends early, at most.
+const FEW: usize = 4;
 
 /// The server.
 pub struct Machine {
@@ -34,6 +40,8 @@ pub struct Machine {
     stations: Vec<Station>,
     hiccups: Hiccups,
     random: Pcg32,
+    /// For rounds that end early.
+    cuts: Pcg32,
     latest: Option<Arc<Frame>>,
 }
 
@@ -45,9 +53,11 @@ struct Station {
     waiting: Option<Arc<Frame>>,
     /// It does nothing before this time, in microseconds.
     free_at_us: u64,
-    /// The tick of the last round that it ended.
+    /// The tick of the last round in which it served everybody.
     served: Tick,
     round: Tick,
+    /// Sessions that the round may still serve.
+    most: usize,
 }
 
 impl Machine {
@@ -70,12 +80,14 @@ impl Machine {
             free_at_us: 0,
             served: 0,
             round: 0,
+            most: 0,
         };
         Self {
             world,
             stations: hubs.into_iter().map(station).collect(),
             hiccups,
             random: Pcg32::seed_from_u64(seed),
+            cuts: Pcg32::seed_from_u64(seed.wrapping_add(1)),
             latest: None,
         }
     }
@@ -83,6 +95,11 @@ impl Machine {
     /// The world and its queues.
     pub fn world(&mut self) -> &mut WorldSide {
         &mut self.world
+    }
+
+    /// From now on no round ends early.
+    pub fn keep_up(&mut self) {
+        self.hiccups.cut = 0.0;
     }
 
     /// The workers' hubs.
@@ -135,7 +152,7 @@ impl Machine {
     pub fn work(&mut self, now_us: u64, deliver: &mut Deliver<'_>) {
         let players = self.world.world().player_count();
         for station in self.stations.iter_mut().filter(|station| station.free_at_us <= now_us) {
-            station.turn(now_us, players, self.hiccups, &mut self.random, deliver);
+            station.turn(now_us, players, self.hiccups, (&mut self.random, &mut self.cuts), deliver);
         }
     }
 }
@@ -150,7 +167,7 @@ impl Station {
         now_us: u64,
         players: usize,
         hiccups: Hiccups,
-        random: &mut Pcg32,
+        (random, cuts): (&mut Pcg32, &mut Pcg32),
         deliver: &mut Deliver<'_>,
     ) {
         let now = Time::from_micros(now_us);
@@ -159,9 +176,10 @@ impl Station {
             let Some(frame) = self.waiting.take() else { return };
             self.round = frame.tick();
             self.hub.start_round(now, frame, players);
+            self.most = if cuts.random_bool(hiccups.cut) { cuts.random_range(1..=FEW) } else { usize::MAX };
         }
         let blocked = random.random_bool(hiccups.blocked);
-        while self.hub.has_unserved() {
+        while self.hub.has_unserved() && self.most > 0 {
             if self.outbox.len() >= self.outbox.slots() / 2 && !blocked {
                 self.outbox.drain(deliver);
             }
@@ -169,14 +187,17 @@ impl Station {
                 break;
             }
             self.hub.serve_next(now, &mut self.outbox);
+            self.most -= 1;
         }
         if blocked {
             self.free_at_us = now_us + random.random_range(100..5_000);
             return;
         }
         self.outbox.drain(deliver);
+        if !self.hub.has_unserved() {
+            self.served = self.round;
+        }
         self.hub.end_round(now);
-        self.served = self.round;
         if random.random_bool(hiccups.late) {
             self.free_at_us = now_us + random.random_range(0..60_000);
         }

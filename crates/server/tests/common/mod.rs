@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub(crate) mod stage;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
