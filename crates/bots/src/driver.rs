@@ -31,8 +31,8 @@ const BATCHES_PER_TURN: usize = 8;
 /// Bots whose memory is fetched ahead: more play than a cache holds.
 const AHEAD: usize = 8;
 /// Bots that are served before the sockets' turn. A thread with too much to do rather sends less than that it
-/// shows what has long passed.
-const BOTS_PER_TURN: u64 = 256;
+/// shows what has long passed: what arrives waits for no more than these.
+const BOTS_PER_TURN: u64 = 64;
 /// So long the thread sleeps when nothing is due, whatever arrives meanwhile: datagrams then come and go in batches,
 /// and a server on the same machine does not pay for waking it, as it does not for players elsewhere. It is the
 /// resolution of latencies.

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Server, players and attacker share the machine and one process, over the loopback interface. The players' threads
-//! are niced as in the demo, and the attacker's one further: on a network it would take none of the server's
-//! processor time, and its datagrams would. The server's limits hold for loopback addresses here, each /24 of which
+//! are niced, and the attacker's one further: on a network it would take none of the server's processor time, and its
+//! datagrams would. The server's limits hold for loopback addresses here, each /24 of which
 //! is a network of its own; else its configuration is the default one.
 
 mod attacker;
