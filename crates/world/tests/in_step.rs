@@ -27,17 +27,17 @@ impl Scene {
         let player = world.join().unwrap();
         world.teleport(player.entity, [0.0; 3]);
         let places = (-4..=4).flat_map(|x| (-4..=4).map(move |y| (f64::from(x), f64::from(y))));
-        let spawned = places
+        let vehicles = places
             .map(|(x, y)| world.spawn(EntityType::Vehicle, [x * 15_000.0, y * 15_000.0, 0.0]).unwrap())
             .collect();
         let frame = Frame::new(world.config());
         let (encoder, viewer) = (Encoder::new(), Viewer::new(player));
-        Self { world, vehicles: spawned, frame, encoder, viewer, sequence: 0, answers: VecDeque::new() }
+        Self { world, vehicles, frame, encoder, viewer, sequence: 0, answers: VecDeque::new() }
     }
 
     /// One tick; `budget_bytes` is for blocks, and of what is sent nothing arrives if `lost`. Gives what was sent.
     fn tick(&mut self, budget_bytes: usize, lost: bool) -> ViewerStats {
-        let direction = if self.world.now() / 8 % 2 == 0 { 1.0 } else { -1.0 };
+        let direction = if (self.world.now() / 8).is_multiple_of(2) { 1.0 } else { -1.0 };
         for &vehicle in &self.vehicles {
             assert!(self.world.steer(vehicle, [direction * 500.0, 0.0, 0.0], [0.0; 3]));
         }
