@@ -39,6 +39,10 @@ const BATCHES_PER_TURN_OF_ROUND: usize = 2;
 const HANDSHAKES_PER_TURN: u64 = 8;
 /// Sessions that are served before datagrams are received again: half a millisecond, for which a datagram waits.
 const SESSIONS_PER_TURN: usize = 64;
+/// The same for a while after so many handshakes in one turn: they must not come between the sessions of a round again.
+const SESSIONS_PER_TURN_OF_FLOOD: usize = 256;
+/// That while.
+const FLOOD: Duration = Duration::from_millis(100);
 /// The share of a round that serves some sessions however late it is: everybody is served within so many rounds.
 const LATE_ROUNDS: usize = 16;
 /// Longest sleep: the world wakes its workers far more often.
@@ -80,6 +84,8 @@ pub(crate) struct Worker {
     blocked: bool,
     /// What can be received now could not be before this time.
     empty_at: Time,
+    /// Until then sessions are served in longer turns.
+    flooded_until: Time,
     /// When the frame of the round was published.
     published_at: Time,
     allowance: Allowance,
@@ -195,6 +201,7 @@ impl Worker {
             outbox: SendBatch::new(BATCH),
             received: RecvStats::default(),
             blocked: false,
+            flooded_until: Time::default(),
             published_at: Time::default(),
             allowance: Allowance::default(),
             complaint: Complaint::default(),
@@ -267,12 +274,16 @@ impl Worker {
             let waited = handled - self.empty_at;
             record_many(&mut self.parts.latencies.lock().receive_us, waited, received as u64);
             self.received = *self.inbox.stats();
+            let many_handshakes = self.parts.hub.handshakes() - before >= HANDSHAKES_PER_TURN;
+            if many_handshakes {
+                self.flooded_until = handled + FLOOD;
+            }
             // A batch that is not full has seen the socket empty: what arrives now is told by the poll.
             if received < BATCH {
                 self.empty_at = now;
                 return false;
             }
-            if self.parts.hub.handshakes() - before >= HANDSHAKES_PER_TURN {
+            if many_handshakes {
                 break;
             }
         }
@@ -316,7 +327,7 @@ impl Worker {
         if self.parts.frames.is_waiting() {
             self.allowance.hurry();
         }
-        let mut left = SESSIONS_PER_TURN;
+        let mut left = if now < self.flooded_until { SESSIONS_PER_TURN_OF_FLOOD } else { SESSIONS_PER_TURN };
         while self.parts.hub.has_unserved() && !self.allowance.is_spent(now) {
             if left == 0 {
                 return;
