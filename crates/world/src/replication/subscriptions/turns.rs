@@ -212,14 +212,12 @@ impl Subscriptions {
         let period = frame.distant_period();
         let skipped = (now - since).min(period);
         turns.together.clear();
-        // Beside a crowd much is put off, and what is put off cannot go in step: there every page goes alone.
-        let in_step = self.crowd_detail == CrowdDetail::Full;
-        turns.together.push((in_step.then_some(0), 0..self.near_end));
+        turns.together.push((Some(0), 0..self.near_end));
         // The phase whose turn it is now; before it was that of the next one.
         let mut phase = turning_phase(now, period);
         self.next_distant = self.distant(if phase == 0 { period - 1 } else { phase - 1 });
         for _ in 0..skipped {
-            let group = Some(1 + phase as usize).filter(|group| in_step && *group < GROUPS);
+            let group = Some(1 + phase as usize).filter(|group| *group < GROUPS);
             turns.together.push((group, self.distant(phase)));
             phase = if phase + 1 == period { 0 } else { phase + 1 };
         }
