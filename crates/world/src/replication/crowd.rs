@@ -45,7 +45,7 @@ impl CrowdDetail {
 
     /// Ticks between the turns of a crowd's page; 0: there is none.
     #[must_use]
-    pub fn period(self) -> Tick {
+    pub const fn period(self) -> Tick {
         [0, 6, 12, 24, 48, 96, 168][self as usize]
     }
 

@@ -4,6 +4,7 @@ use std::mem::offset_of;
 
 use shadowland_prefetch::prefetch;
 
+use super::crowd::CrowdDetail;
 use crate::Tick;
 
 /// Packets that are remembered; older ones count as lost, which is always safe. An acknowledgement names the
@@ -107,31 +108,35 @@ fn bit(sequence: u32) -> u128 {
     1 << (sequence % PACKETS)
 }
 
-/// The ticks of the last four seconds that the viewer is known to have applied.
+/// The ticks of the last eight seconds that the viewer is known to have applied: more than what a page of a crowd waits
+/// for its turn, in which it is asked what arrived of the last one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct AppliedTicks {
     newest: Tick,
-    /// Bit `n` of the whole stands for the tick `n` before the newest.
-    bits: [u64; 4],
+    /// By tick, in a ring of bits; what is newer than the newest means nothing.
+    bits: [u64; Self::WORDS],
 }
 
+/// A page of a crowd has its turn after two periods at most, and an answer is not waited for longer than a second.
+const _: () = assert!(AppliedTicks::LENGTH > 2 * CrowdDetail::Host.period() + 60);
+
 impl AppliedTicks {
-    const LENGTH: Tick = 256;
+    const WORDS: usize = 8;
+    const LENGTH: Tick = 64 * Self::WORDS as Tick;
 
     fn insert(&mut self, tick: Tick) {
         if tick > self.newest {
-            self.shift(tick - self.newest);
+            let skipped = (tick - self.newest - 1).min(Self::LENGTH);
+            (tick - skipped..tick).for_each(|skipped| *self.word_mut(skipped) &= !bit_in_word(skipped));
             self.newest = tick;
         }
-        let age = self.newest - tick;
-        if age < Self::LENGTH {
-            self.bits[age as usize / 64] |= 1 << (age % 64);
+        if self.newest - tick < Self::LENGTH {
+            *self.word_mut(tick) |= bit_in_word(tick);
         }
     }
 
     pub(super) fn contains(&self, tick: Tick) -> bool {
-        let age = self.newest.wrapping_sub(tick);
-        age < Self::LENGTH && self.bits[age as usize / 64] & 1 << (age % 64) != 0
+        self.newest.wrapping_sub(tick) < Self::LENGTH && self.word(tick) & bit_in_word(tick) != 0
     }
 
     /// The newest of them; 0 = there is none.
@@ -143,25 +148,32 @@ impl AppliedTicks {
     /// Bit `i`: `tick - i` is in it.
     #[inline]
     pub(super) fn up_to(&self, tick: Tick) -> u16 {
-        if tick >= self.newest {
-            return (self.bits[0] as u16).checked_shl(tick - self.newest).unwrap_or(0);
-        }
-        let age = self.newest - tick;
-        let (word, bit) = ((age / 64) as usize, age % 64);
-        let of = |word: usize| self.bits.get(word).copied().unwrap_or(0);
+        let oldest = tick.wrapping_sub(u16::BITS - 1);
+        let at = oldest % 64;
         // Two steps: a shift by 64 is none.
-        (of(word) >> bit | of(word + 1) << 1 << (63 - bit)) as u16
+        let ascending = self.word(oldest) >> at | self.word(tick) << 1 << (63 - at);
+        let known = match tick.checked_sub(self.newest) {
+            Some(ahead) => u16::MAX.checked_shl(ahead).unwrap_or(0),
+            // Behind the oldest that is remembered the ring begins anew.
+            None => {
+                let remembered = Self::LENGTH.saturating_sub(self.newest - tick);
+                u16::MAX.checked_shr(u16::BITS.saturating_sub(remembered)).unwrap_or(0)
+            }
+        };
+        (ascending as u16).reverse_bits() & known
     }
 
-    fn shift(&mut self, by: Tick) {
-        let (words, bits) = ((by / 64) as usize, by % 64);
-        let before = self.bits;
-        let word = |index: usize| before.get(index).copied().unwrap_or(0);
-        for (index, after) in self.bits.iter_mut().enumerate() {
-            let from = |back: usize| index.checked_sub(words + back).map_or(0, word);
-            *after = from(0) << bits | if bits > 0 { from(1) >> (64 - bits) } else { 0 };
-        }
+    fn word(&self, tick: Tick) -> u64 {
+        self.bits[(tick / 64) as usize % Self::WORDS]
     }
+
+    fn word_mut(&mut self, tick: Tick) -> &mut u64 {
+        &mut self.bits[(tick / 64) as usize % Self::WORDS]
+    }
+}
+
+fn bit_in_word(tick: Tick) -> u64 {
+    1 << (tick % 64)
 }
 
 #[cfg(test)]
@@ -174,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn applied_ticks_are_a_set(steps in proptest::collection::vec((0u32..300, any::<bool>()), 1..100)) {
+        fn applied_ticks_are_a_set(steps in proptest::collection::vec((0u32..600, any::<bool>()), 1..100)) {
             let (mut ticks, mut model, mut newest) = (AppliedTicks::default(), BTreeSet::new(), 0);
             for (by, ahead) in steps {
                 let tick = if ahead { newest + by } else { u32::saturating_sub(newest, by) };
