@@ -46,7 +46,7 @@ const _: () = assert!(OPEN_PAGES < CLIENT_PAGES && MAX_ENTRIES + 15_500 < u16::M
 /// viewers' entries from memory. Every cell that the viewer sees has at least the entry of page 0.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// Where the page was in the last frame.
+    /// Where the page was in the last frame, or that there was none: see [`Entry::absent`].
     page_index: u32,
     /// That of the page at `page_index`, when it was found there.
     generation: u8,
@@ -60,8 +60,10 @@ struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 8, "what all viewers hold of a page is looked at in every tick");
 
-/// As the index of a page: it was not looked for yet. [`NO_PAGE`] tells that it was, and is not there.
+/// As the index of a page: it was not looked for yet.
 const NOT_LOOKED_FOR: u32 = NO_PAGE - 1;
+/// As the index of a page, with the version of the table of cells in the low bits: there was no page then.
+const ABSENT: u32 = 0xfffe_0000;
 
 /// The part of an entry that matters while it goes alone.
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +72,6 @@ struct Alone {
     /// Since this tick the page has taken every turn of its group, beginning with a block that relied on nothing; 0 =
     /// it has not.
     steady_since: Tick,
-    /// Where there was no page: at which version of the table of cells, modulo 65,536.
-    absent_at: u16,
     /// Updates come every tick.
     near: bool,
     /// Nothing may be sent in the tick in which the cell was closed.
@@ -176,6 +176,12 @@ impl Entry {
     const NEW: Self =
         Self { page_index: NOT_LOOKED_FOR, generation: 0, in_step: false, crowded: false, has_next: false };
 
+    /// What [`Entry::page_index`] is while the cell has no page: a cell without one is one look in each of its turns.
+    #[inline]
+    fn absent(frame: &Frame) -> u32 {
+        ABSENT | u32::from(frame.cells_version())
+    }
+
     /// The header of its page, if that is still where it was in the last frame.
     #[inline]
     fn header<'f>(&self, frame: &'f Frame) -> Option<&'f PageHeader> {
@@ -185,7 +191,7 @@ impl Entry {
 
 impl Alone {
     fn new(near: bool) -> Self {
-        Self { progress: Progress::NONE, steady_since: 0, absent_at: 0, near, held: false, waiting: false }
+        Self { progress: Progress::NONE, steady_since: 0, near, held: false, waiting: false }
     }
 }
 

@@ -290,6 +290,7 @@ impl Subscriptions {
         alone: &mut Vec<u16>,
     ) {
         let all = &self.entries[usize::from(entries.start)..usize::from(entries.end)];
+        let absent = Entry::absent(frame);
         for (index, entry) in entries.zip(all) {
             match entry.header(frame).filter(|header| entry.in_step && entry.is_as_before(header, step)) {
                 Some(header) if header.last_change > step.start => {
@@ -298,6 +299,7 @@ impl Subscriptions {
                     encoder.due.push(Due { page: header.id, body, age, entry: index, way: Way::InStep });
                 }
                 Some(_unchanged) => {}
+                None if entry.page_index == absent => {}
                 None => alone.push(index),
             }
         }
@@ -313,6 +315,9 @@ impl Subscriptions {
         encoder: &mut Encoder,
     ) {
         let at = usize::from(index);
+        if self.entries[at].page_index == Entry::absent(moment.frame) {
+            return;
+        }
         self.leave_step(at);
         if let Some(step) = turn.and_then(|turn| turn.step)
             && self.joins(at, &step, moment)
@@ -408,7 +413,6 @@ impl Subscriptions {
         self.alone[at].progress.settle(applied);
         let header = match self.entries[at].header(frame) {
             Some(header) => header,
-            None if self.is_known_absent(at, frame) => return None,
             None => self.find_again(at, frame)?,
         };
         let entry = &mut self.entries[at];
@@ -425,20 +429,16 @@ impl Subscriptions {
         Some((self.entries[at].page_index, header))
     }
 
-    fn is_known_absent(&self, at: usize, frame: &Frame) -> bool {
-        self.entries[at].page_index == NO_PAGE && self.alone[at].absent_at == frame.cells_version()
-    }
-
     /// Finds the page of an entry that is not where it was.
     fn find_again<'f>(&mut self, at: usize, frame: &'f Frame) -> Option<&'f PageHeader> {
         let page = self.details[at].page;
         let page_index = frame.index_of(page);
         let Some(header) = frame.pages().header(page_index) else {
             self.forget_released(at, frame.tick());
-            let alone = &mut self.alone[at];
+            let progress = &self.alone[at].progress;
             // The table tells of cells, and so of their first pages.
-            if page.number == 0 && alone.progress.sent == 0 && alone.progress.baseline == 0 {
-                (self.entries[at].page_index, alone.absent_at) = (NO_PAGE, frame.cells_version());
+            if page.number == 0 && progress.sent == 0 && progress.baseline == 0 {
+                self.entries[at].page_index = Entry::absent(frame);
             }
             return None;
         };
