@@ -217,6 +217,11 @@ impl Driver {
                 if let Some(&Some(bot)) = recipients.get(slot + AHEAD) {
                     self.prefetch_session(bot);
                 }
+                if let Some(&Some(bot)) = recipients.get(slot + AHEAD / 2)
+                    && let Some(session) = &self.bots[bot].session
+                {
+                    session.prefetch_more();
+                }
                 let Some((_, datagram)) = inbox.datagram(slot) else { continue };
                 let Some(bot) = recipients[slot] else {
                     // Such as a second answer to a request that was repeated.

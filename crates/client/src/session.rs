@@ -346,6 +346,11 @@ impl Session {
         }
     }
 
+    /// What can only be fetched when [`Session::prefetch`] is through.
+    pub fn prefetch_more(&self) {
+        self.replica.prefetch();
+    }
+
     /// Whether the session is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
