@@ -108,8 +108,9 @@ pub(super) struct Subscriptions {
     /// what has its turn in the same tick lies together.
     entries: Vec<Entry>,
     near_end: u16,
-    /// The distant entries whose turn comes in the next tick.
+    /// The distant entries whose turn comes in the next tick, and those of crowds.
     next_distant: Range<u16>,
+    next_of_crowds: Range<u16>,
     crowd_detail: CrowdDetail,
     /// A page was seen that has no entry yet.
     incomplete: bool,
@@ -208,6 +209,7 @@ impl Subscriptions {
             entries: Vec::new(),
             near_end: 0,
             next_distant: 0..0,
+            next_of_crowds: 0..0,
             crowd_detail: CrowdDetail::Full,
             incomplete: false,
             closed_in_turn: false,
@@ -261,15 +263,16 @@ impl Subscriptions {
     /// Fetches into the cache the entries that have their turn in the next tick.
     #[inline]
     pub(super) fn prefetch(&self) {
+        let indices = |range: &Range<u16>| usize::from(range.start)..usize::from(range.end);
         prefetch(&self.entries[..usize::from(self.near_end)]);
-        prefetch(&self.entries[usize::from(self.next_distant.start)..usize::from(self.next_distant.end)]);
+        prefetch(&self.entries[indices(&self.next_distant)]);
         if self.crowd_detail != CrowdDetail::Full {
-            let crowds = self.ends.last().copied().unwrap_or(self.near_end);
-            let phase = turns::turning_phase(self.crowds_turned + 1, self.crowd_detail.period());
-            let next = turns::in_phase(&self.crowd_ends, crowds, phase);
-            let next = usize::from(next.start)..usize::from(next.end);
+            let next = indices(&self.next_of_crowds);
             prefetch(&self.entries[next.clone()]);
             prefetch(&self.alone[next]);
+            // In the turn after that it is found out who comes next.
+            let phase = turns::turning_phase(self.crowds_turned + 2, self.crowd_detail.period());
+            self.crowd_ends.get(phase as usize).into_iter().for_each(prefetch);
         }
     }
 

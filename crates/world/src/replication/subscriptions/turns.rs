@@ -223,7 +223,7 @@ impl Subscriptions {
         }
         turns.waiting.clear();
         if self.waiting.is_empty() && self.crowd_ends.is_empty() {
-            self.crowds_turned = now;
+            (self.crowds_turned, self.next_of_crowds) = (now, 0..0);
             return;
         }
         let has_turn = |phase: Tick| (now + phase) % period < skipped;
@@ -262,6 +262,10 @@ impl Subscriptions {
             turns.together.push((None, entries));
         }
         self.crowds_turned = turned;
+        self.next_of_crowds = match period {
+            0 => 0..0,
+            _ => in_phase(&self.crowd_ends, start, turning_phase(turned + 1, period)),
+        };
         move |page| period > 0 && (turned + phase_in_crowds(page, period)) % period < turned - before
     }
 
