@@ -204,7 +204,8 @@ impl Inbound<'_> {
         let from = letterbox.recipient.clone();
         let taken = GAME_TYPES_OF_CLIENT.contains(&kind)
             && self.queues.mail.tell(Mail::Message { from, kind, body: body.into() });
-        self.player.mails += u8::from(taken);
+        // What waited for an earlier message comes with it, far beyond a tick's share if need be.
+        self.player.mails = self.player.mails.saturating_add(u8::from(taken));
         self.stats.mail_in += u64::from(taken);
         taken
     }
@@ -226,7 +227,7 @@ impl Inbound<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::mailbox;
+    use crate::mail::{Recipient, mailbox};
     use crate::queue::{WorldQueues, queues};
     use shadowland_wire::block::PageId;
     use shadowland_wire::codec::Writer;
@@ -301,6 +302,23 @@ mod tests {
         assert_eq!(stats.inputs_dropped, 92);
         ask(2, &mut stats);
         assert_eq!(stats.inputs_dropped, 184);
+    }
+
+    #[test]
+    fn however_many_messages_come_at_once_the_share_of_a_tick_stays_used_up() {
+        let (_mailbox, mut posts) = mailbox(1, 1_000);
+        let (mut worker, _world) = queues(10, posts.remove(0));
+        let (mut player, mut stats) = (playing(), WorkerStats::default());
+        let recipient = Recipient::new(Slot::claimed_by(&[0x80; 16]).unwrap(), EntityId::from_bits(1));
+        player.letterbox = Some(Box::new(Letterbox::new(recipient)));
+        let mut inbound = Inbound { player: &mut player, queues: &mut worker, stats: &mut stats, tick: 7 };
+        assert!(inbound.has_room());
+        // As many as can wait in a session for an earlier one.
+        (0..1_023).for_each(|_| inbound.message(0x30, &[]));
+        assert!(!inbound.has_room());
+        inbound.tick = 8;
+        assert!(inbound.has_room());
+        assert_eq!((stats.mail_in, stats.bad_messages), (1_023, 0));
     }
 
     #[test]

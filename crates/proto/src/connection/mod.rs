@@ -71,7 +71,7 @@ use shadowland_wire::handshake::{Acceptance, SessionParameters};
 use shadowland_wire::header::{Channel, Flags, Header};
 use shadowland_wire::limits::{DATAGRAM_BYTES, MESSAGES_PER_PACKET, RELIABLE_FIRST_ID_MAX, SEQUENCE_MAX};
 use shadowland_wire::message::control::{Control, DisconnectReason, ReliableHandshake};
-use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame};
+use shadowland_wire::message::{FIRST_APPLICATION_TYPE, Frame, is_of_game};
 
 use crate::Time;
 use crate::crypto::entropy::Entropy;
@@ -725,6 +725,9 @@ impl Connection {
                         return Err(DropReason::Malformed);
                     }
                 }
+            } else if is_of_game(frame.kind) {
+                // Nothing would bound how many there are.
+                return Err(DropReason::Malformed);
             } else {
                 receiver.message(frame.kind, frame.body);
             }

@@ -97,9 +97,18 @@ fn a_broken_message_costs_its_packet_the_acknowledgement_and_nothing_else() {
 #[test]
 fn unknown_messages_are_skipped() {
     let (mut client, mut server) = established();
-    let outcome = give(&mut client, &mut server, &[0, 0x1f, 2, 9, 9, 0x05, 1, 9, 0x7f, 0, 0x41, 1, 6]);
-    assert_eq!(outcome, (Ok(()), vec![(0x7f, vec![]), (0x41, vec![6])], true));
+    let outcome = give(&mut client, &mut server, &[0, 0x1f, 2, 9, 9, 0x05, 1, 9, 0x5f, 0, 0x41, 1, 6]);
+    assert_eq!(outcome, (Ok(()), vec![(0x5f, vec![]), (0x41, vec![6])], true));
     assert_eq!(client.stats().messages_unknown, 2);
+}
+
+#[test]
+fn messages_of_the_game_have_to_be_reliable() {
+    let (mut client, mut server) = established();
+    for kind in [0x30, 0x3f, 0x60, 0x7f] {
+        let outcome = give(&mut client, &mut server, &[0, 0x41, 1, 6, kind, 0]);
+        assert_eq!(outcome, (Err(DropReason::Malformed), vec![(0x41, vec![6])], false), "{kind:#x}");
+    }
 }
 
 #[test]

@@ -29,6 +29,13 @@ pub const GAME_TYPES_OF_CLIENT: std::ops::RangeInclusive<u8> = 0x30..=0x3f;
 /// The same from a server.
 pub const GAME_TYPES_OF_SERVER: std::ops::RangeInclusive<u8> = 0x60..=0x7f;
 
+/// Whether a type is one of the game's own, whose messages are always reliable.
+#[inline]
+#[must_use]
+pub fn is_of_game(kind: u8) -> bool {
+    GAME_TYPES_OF_CLIENT.contains(&kind) || GAME_TYPES_OF_SERVER.contains(&kind)
+}
+
 /// Control messages, both directions: the session's own. None but Fragment is reliable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
