@@ -8,7 +8,7 @@ use crate::Tick;
 /// Bytes of blocks in the one packet that a viewer in a crowd gets in a tick: beside what is always in it, the
 /// datagram has 1,150 bytes at most.
 pub(super) const CROWD_BYTES: usize = 1_060;
-/// Pages of crowds that wait for room at most; while so many do, no other has its turn.
+/// While so many pages of crowds wait for room, no other phase has its turn.
 pub(super) const WAITING_PAGES: usize = 4;
 
 /// How finely a player sees the crowds around it: how often each of their pages has its turn. Who is near comes in

@@ -117,7 +117,8 @@ pub(super) struct AppliedTicks {
     bits: [u64; Self::WORDS],
 }
 
-/// A page of a crowd has its turn after two periods at most, and an answer is not waited for longer than a second.
+/// A page of a crowd has its turn after two periods, as long as half of what has its turn fits, and an answer is not waited
+/// for longer than a second. What is forgotten after that is sent anew.
 const _: () = assert!(AppliedTicks::LENGTH > 2 * CrowdDetail::Host.period() + 60);
 
 impl AppliedTicks {

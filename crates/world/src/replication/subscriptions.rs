@@ -194,6 +194,11 @@ impl Alone {
     fn new(near: bool) -> Self {
         Self { progress: Progress::NONE, steady_since: 0, near, held: false, waiting: false }
     }
+
+    /// Nothing was sent of the page, and nothing is known of it.
+    fn is_unheard_of(&self) -> bool {
+        self.progress.sent == 0 && self.progress.baseline == 0
+    }
 }
 
 impl Detail {

@@ -328,6 +328,8 @@ impl Snapshot<'_> {
     fn write_poses(&mut self, writer: &mut Writer<'_>) -> Result<(), Full> {
         let Some((position, room)) = self.crowd else { return Ok(()) };
         let shortest = self.frame.layers().all().iter().map(Layer::distance).min().unwrap_or(0);
+        // What comes before may take more than the budget leaves beside it.
+        let room = room.min(writer.remaining().saturating_sub(self.budget_bytes - room));
         self.used +=
             self.encoder.poses.write(self.frame, position, &mut self.viewer.reach, shortest, room, writer)?;
         Ok(())
@@ -346,6 +348,7 @@ impl Drop for Snapshot<'_> {
         let now = self.frame.tick();
         if self.unsent > 0 {
             self.viewer.ledger.abandon(now);
+            self.encoder.due[..self.next].iter().for_each(|due| self.viewer.subscriptions.note_unsent(due));
         }
         for due in &self.encoder.due[self.next..] {
             self.viewer.subscriptions.note_deferred(due, now);

@@ -96,6 +96,7 @@ impl Subscriptions {
         } else {
             std::mem::swap(held, kept);
         }
+        drop_pages_behind(frame, kept);
         add_pages_behind(frame, kept);
         self.make_room(frame, kept.len());
         self.seen.clear();
@@ -229,6 +230,18 @@ impl Subscriptions {
         }
         self.opened = (0..self.entries.len()).filter(|&index| self.was_sent(index)).count();
         self.incomplete = false;
+    }
+}
+
+/// Drops the entries of pages behind others that the world has released, the last first. Needs the order by page.
+fn drop_pages_behind(frame: &Frame, kept: &mut Vec<Moving>) {
+    for at in (1..kept.len()).rev() {
+        let Moving { entry, alone, detail } = kept[at];
+        let may_go = detail.page.number > 0 && !entry.in_step && alone.is_unheard_of();
+        if may_go && frame.index_of(detail.page) == NO_PAGE {
+            kept.remove(at);
+            kept[at - 1].entry.has_next = false;
+        }
     }
 }
 

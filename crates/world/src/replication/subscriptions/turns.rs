@@ -182,6 +182,11 @@ impl Subscriptions {
         }
     }
 
+    /// Notes that a block that was written did not leave after all: its group may know nothing of this tick.
+    pub(in super::super) fn note_unsent(&mut self, due: &Due) {
+        self.alone[usize::from(due.entry)].steady_since = 0;
+    }
+
     /// Notes that a block that is due did not fit. To be called for all of them before [`Self::end_turns`].
     pub(in super::super) fn note_deferred(&mut self, due: &Due, now: Tick) {
         let index = usize::from(due.entry);
@@ -251,7 +256,7 @@ impl Subscriptions {
     /// entries begin at `start`. Tells which pages have their turn.
     fn crowd_turns(&mut self, now: Tick, start: u16, turns: &mut Turns) -> impl Fn(PageId) -> bool + use<> {
         let period = self.crowd_detail.period();
-        let before = self.crowds_turned.max(now.saturating_sub(period));
+        let before = turned_before(self.crowds_turned, now, period);
         let mut turned = before;
         let crowded = |index: &&u16| self.entries[usize::from(**index)].crowded;
         let mut waiting = self.waiting.iter().filter(crowded).count();
@@ -439,10 +444,14 @@ impl Subscriptions {
         let page_index = frame.index_of(page);
         let Some(header) = frame.pages().header(page_index) else {
             self.forget_released(at, frame.tick());
-            let progress = &self.alone[at].progress;
-            // The table tells of cells, and so of their first pages.
-            if page.number == 0 && progress.sent == 0 && progress.baseline == 0 {
-                self.entries[at].page_index = Entry::absent(frame);
+            // Where nobody is there is no crowd, and a page behind others goes with its entry.
+            self.incomplete |= std::mem::take(&mut self.entries[at].crowded);
+            if self.alone[at].is_unheard_of() {
+                match page.number {
+                    // The table tells of cells, and so of their first pages.
+                    0 => self.entries[at].page_index = Entry::absent(frame),
+                    _ => self.incomplete = true,
+                }
             }
             return None;
         };
@@ -454,10 +463,10 @@ impl Subscriptions {
     /// The world has released the page. It had been empty for as long as a tombstone lives: a viewer whose
     /// baseline is younger knows that already, and for any other the cell starts from scratch.
     fn forget_released(&mut self, at: usize, now: Tick) {
-        let progress = self.alone[at].progress;
-        if progress.sent == 0 && progress.baseline == 0 {
+        if self.alone[at].is_unheard_of() {
             return;
         }
+        let progress = self.alone[at].progress;
         let knows = progress.baseline != 0 && now - progress.baseline < TOMBSTONE_TICKS;
         if knows {
             self.reset_entry(at, now);
@@ -500,7 +509,53 @@ pub(super) fn turning_phase(now: Tick, period: Tick) -> Tick {
     }
 }
 
+/// The tick from which the turns of crowds go on. Who is behind by a period and more leaves out whole periods, so that the
+/// phases go on in their order and none is passed over again and again.
+fn turned_before(turned: Tick, now: Tick, period: Tick) -> Tick {
+    match (turned, period) {
+        (_, 0) => now,
+        (0, _) => now.saturating_sub(period),
+        _ => turned + now.saturating_sub(turned + 1) / period * period,
+    }
+}
+
 /// The phase of a page of a crowd: its turns are the ticks with `(tick + phase) % period == 0`.
 pub(super) fn phase_in_crowds(page: PageId, period: Tick) -> Tick {
     page.cell.0.wrapping_add(page.number.into()) % period
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_behind_goes_on_where_it_was() {
+        assert_eq!(turned_before(0, 100, 48), 52, "the first time, as many as a period has");
+        assert_eq!(turned_before(0, 20, 48), 0);
+        assert_eq!(turned_before(99, 100, 48), 99);
+        assert_eq!(turned_before(100, 100, 48), 100);
+        assert_eq!(turned_before(70, 100, 0), 100);
+        for (turned, now) in (1..300).flat_map(|turned| (turned..turned + 300).map(move |now| (turned, now)))
+        {
+            let before = turned_before(turned, now, 48);
+            assert_eq!(before % 48, turned % 48, "none is left out: {turned} {now}");
+            assert!(before <= now && now - before <= 48, "{turned} {now}");
+        }
+    }
+
+    /// Every phase has as many pages as are served in two ticks.
+    #[test]
+    fn where_half_of_it_fits_every_phase_has_its_turn_in_two_periods() {
+        let (mut turned, mut last) = (1_000, [1_000; 168]);
+        for now in 1_001..10_000 {
+            let before = turned_before(turned, now, 168);
+            // In every other tick as much waits as may.
+            turned = if now % 2 == 0 { (before + 1).min(now) } else { before };
+            if turned > before {
+                let phase = turning_phase(turned, 168) as usize;
+                assert!(now - last[phase] <= 2 * 168, "{phase} waits since {} at {now}", last[phase]);
+                last[phase] = now;
+            }
+        }
+    }
 }
