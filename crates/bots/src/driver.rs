@@ -218,7 +218,7 @@ impl Driver {
                     self.prefetch_session(bot);
                 }
                 if let Some(&Some(bot)) = recipients.get(slot + AHEAD / 2)
-                    && let Some(session) = &self.bots[bot].session
+                    && let Bot { session: Some(session), line: None, .. } = &self.bots[bot]
                 {
                     session.prefetch_more();
                 }

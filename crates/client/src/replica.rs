@@ -19,7 +19,8 @@ use shadowland_wire::pose::{Pose, PoseContext};
 /// networks do not hold packets back for so long.
 const CLOSED_MEMORY_TICKS: u32 = 1024;
 
-/// Pages and entities that are fetched into the cache together: outside of crowds there are no more.
+/// Pages and entities of a replica that are fetched into the cache together, from the first on: outside of crowds that
+/// is nearly all.
 const PREFETCHED: usize = 64;
 
 /// Is told what a snapshot changes, while it is applied.
