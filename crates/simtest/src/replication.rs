@@ -47,6 +47,10 @@ struct Player {
     conditions: Conditions,
     /// Until when nothing passes.
     outage_until: u32,
+    /// Of a player whom the server has no time for in some ticks: what they depend on.
+    gaps: Option<Pcg32>,
+    /// Ticks that are still to be left out.
+    gap: u32,
     /// Poses that acted on somebody.
     poses: u64,
     /// Fingerprint of all snapshots.
@@ -62,6 +66,10 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
     let mut encoder = Encoder::new();
     let mut players: Vec<Player> =
         (0..random.random_range(2..8)).map(|_| join(&mut world, &mut random)).collect();
+    // Every fourth player misses turns.
+    for (number, player) in (0..).zip(&mut players) {
+        player.gaps = ((seed + number) % 4 == 1).then(|| Pcg32::seed_from_u64(seed << 8 | number));
+    }
     let mut loose: Vec<EntityId> = Vec::new();
     let mut hidden: Vec<Hidden> = Vec::new();
     // Some runs outlive tombstones and empty pages.
@@ -87,6 +95,7 @@ pub fn run(seed: u64) -> Result<Outcome, Violation> {
         world.steer(id, [0.0; 3], [0.0; 3]);
     }
     for player in &mut players {
+        (player.gaps, player.gap) = (None, 0);
         player.down.set_conditions(Conditions::PERFECT);
         player.up.set_conditions(Conditions::PERFECT);
         send_input(&mut world, player, Input::default());
@@ -174,12 +183,28 @@ fn join(world: &mut World, random: &mut Pcg32) -> Player {
         rtt_ticks: (2 * conditions.latency_us / TICK_US) as u32,
         conditions,
         outage_until: 0,
+        gaps: None,
+        gap: 0,
         poses: 0,
         traffic: DefaultHasher::new(),
     }
 }
 
 impl Player {
+    /// Whether the server has no time for the player in this tick.
+    fn has_gap(&mut self) -> bool {
+        if self.gap > 0 {
+            self.gap -= 1;
+            return true;
+        }
+        if let Some(random) = &mut self.gaps
+            && random.random_ratio(1, 6)
+        {
+            self.gap = random.random_range(1..6);
+        }
+        false
+    }
+
     /// Outages come and go: of one direction or of both, for a moment or for longer than tombstones live.
     fn weather(&mut self, tick: u32, random: &mut Pcg32) {
         let outage = Conditions { loss: 1.0, ..self.conditions };
@@ -305,6 +330,9 @@ fn step(
     world.tick();
     world.publish(frame);
     for player in players.iter_mut() {
+        if player.has_gap() {
+            continue;
+        }
         send_snapshot(player, frame, encoder, *now_us)?;
         truth::check_coverage(frame, player.handle, &player.viewer)?;
     }
