@@ -7,7 +7,8 @@
 //!
 //! Nothing is lost on the way, and nothing grows: who sends to a player that reads too slowly is told
 //! [`MailError::Full`]; while the game does not read, players' messages are not taken, so that sending says full at
-//! them; what waited for an earlier message in a session comes all at once, and was bounded there. A player whose messages are not taken for 18 s is disconnected.
+//! them. Only what waited in a session for an earlier message comes all at once then, and sessions bound that. A player
+//! whose messages are not taken for 18 s is disconnected.
 
 use std::collections::VecDeque;
 use std::fmt;
