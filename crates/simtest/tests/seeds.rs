@@ -34,6 +34,12 @@ fn seeds_of_crowds_that_once_failed_hold() {
     all_hold("replication", replication::run, [3, 27, 39].into_iter());
 }
 
+/// Somebody was handed over to an empty page that was released and came back, and left before a block of it was sent.
+#[test]
+fn seeds_of_pages_that_came_back_hold() {
+    all_hold("replication", replication::run, [1_155, 2_511].into_iter());
+}
+
 #[test]
 fn the_whole_server_and_its_clients_converge_under_loss() {
     all_hold("lossy", lossy::run, 1..=10);

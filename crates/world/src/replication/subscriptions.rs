@@ -78,6 +78,9 @@ struct Alone {
     held: bool,
     /// A block is due that did not fit.
     waiting: bool,
+    /// The world had released the page, empty, and the viewer still has it open: somebody who goes there may be handed over to
+    /// it before a block is sent, so that it has to be told even if nobody is there any more.
+    lingers: bool,
 }
 
 /// The part of an entry that is rarely looked at.
@@ -192,7 +195,7 @@ impl Entry {
 
 impl Alone {
     fn new(near: bool) -> Self {
-        Self { progress: Progress::NONE, steady_since: 0, near, held: false, waiting: false }
+        Self { progress: Progress::NONE, steady_since: 0, near, held: false, waiting: false, lingers: false }
     }
 
     /// Nothing was sent of the page, and nothing is known of it.

@@ -237,7 +237,7 @@ impl Subscriptions {
 fn drop_pages_behind(frame: &Frame, kept: &mut Vec<Moving>) {
     for at in (1..kept.len()).rev() {
         let Moving { entry, alone, detail } = kept[at];
-        let may_go = detail.page.number > 0 && !entry.in_step && alone.is_unheard_of();
+        let may_go = detail.page.number > 0 && !entry.in_step && alone.is_unheard_of() && !alone.lingers;
         if may_go && frame.index_of(detail.page) == NO_PAGE {
             kept.remove(at);
             kept[at - 1].entry.has_next = false;

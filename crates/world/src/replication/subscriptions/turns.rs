@@ -388,7 +388,7 @@ impl Subscriptions {
             return None;
         }
         let unheard_of = progress.sent == 0;
-        if unheard_of && header.occupied == 0 {
+        if unheard_of && header.occupied == 0 && !alone.lingers {
             alone.steady_since = 0;
             return None;
         }
@@ -450,7 +450,7 @@ impl Subscriptions {
                 match page.number {
                     // The table tells of cells, and so of their first pages.
                     0 => self.entries[at].page_index = Entry::absent(frame),
-                    _ => self.incomplete = true,
+                    _ => self.incomplete |= !self.alone[at].lingers,
                 }
             }
             return None;
@@ -469,7 +469,9 @@ impl Subscriptions {
         let progress = self.alone[at].progress;
         let knows = progress.baseline != 0 && now - progress.baseline < TOMBSTONE_TICKS;
         if knows {
+            let was_sent = self.was_sent(at);
             self.reset_entry(at, now);
+            self.alone[at].lingers = was_sent;
             return;
         }
         let cell = self.details[at].page.cell;
