@@ -498,7 +498,7 @@ impl Entry {
 }
 
 /// The entries of a phase, of those from `start` on whose phases end at `ends`; none before there are any.
-pub(super) fn in_phase(ends: &[u16], start: u16, phase: Tick) -> Range<u16> {
+fn in_phase(ends: &[u16], start: u16, phase: Tick) -> Range<u16> {
     let Some(&end) = ends.get(phase as usize) else { return 0..0 };
     phase.checked_sub(1).map_or(start, |before| ends[before as usize])..end
 }
