@@ -101,8 +101,8 @@ pub(super) struct Outbox {
     oldest_id: [u64; StreamId::COUNT],
     window_messages: u64,
     window_bytes: usize,
-    /// Largest message that the peer takes; 0 until it has told.
-    peer_message_bytes: usize,
+    /// Largest message that the peer takes, once it has told.
+    peer_message_bytes: Option<usize>,
     /// Messages that were taken apart and are not acknowledged as a whole.
     large: [Option<Large>; ASSEMBLIES],
     /// When a piece of a large message left last, or there was none.
@@ -246,7 +246,7 @@ impl Outbox {
             oldest_id: [FIRST_ID; StreamId::COUNT],
             window_messages: REORDER_WINDOW as u64,
             window_bytes: REORDER_BYTES,
-            peer_message_bytes: 0,
+            peer_message_bytes: None,
             large: [None; ASSEMBLIES],
             piece_left_at: Time::default(),
             deadline: None,
@@ -256,7 +256,7 @@ impl Outbox {
 
     /// Keeps to the windows that the peer has told. However wide they are, no more is kept than `send` takes.
     pub(super) fn set_windows(&mut self, messages: u16, bytes: u32, message_bytes: u32) {
-        self.peer_message_bytes = message_bytes as usize;
+        self.peer_message_bytes = Some(message_bytes as usize);
         self.window_messages = u64::from(messages).clamp(1, REORDER_WINDOW as u64);
         self.window_bytes = (bytes as usize).max(RELIABLE_MESSAGE_BYTES);
     }
@@ -277,45 +277,47 @@ impl Outbox {
         if body.len() > config.message_bytes {
             return Err(SendError::TooLarge);
         }
-        let packed =
-            if config.compress && self.peer_message_bytes >= body.len() { compress(body) } else { None };
+        // Whoever is told to come again does: before it is known to have room, a message is not worth packing.
+        let is_large = body.len() > RELIABLE_MESSAGE_BYTES;
+        if is_large { self.check_large(config, body.len()) } else { self.check_whole(config, body.len()) }?;
+        let may_pack = config.compress && self.peer_message_bytes.is_some_and(|most| body.len() <= most);
+        let packed = if may_pack { compress(body) } else { None };
+        if packed.is_none() && !is_large {
+            self.queue(stream, kind, false, body.into());
+            return Ok(());
+        }
+        let plain_size = packed.is_some().then_some(body.len() as u32);
         let bytes = packed.as_deref().unwrap_or(body);
-        if packed.is_some() || bytes.len() > RELIABLE_MESSAGE_BYTES {
-            let plain_size = packed.is_some().then_some(body.len() as u32);
-            let whole = Whole { kind, size: bytes.len() as u32, plain_size };
-            return self.push_large(config, stream, whole, bytes);
+        let whole = Whole { kind, size: bytes.len() as u32, plain_size };
+        let of_several = whole.pieces() > 1;
+        if of_several {
+            let first = MessageId { stream, id: self.next_id[stream.index()] };
+            let free = self.large.iter_mut().find(|large| large.is_none()).ok_or(SendError::Full)?;
+            *free = Some(Large { first, pieces: whole.pieces(), unacknowledged: whole.pieces() });
+        } else if is_large {
+            self.check_whole(config, bytes.len())?;
         }
-        let held = self.held[0];
-        if held.messages >= config.send_messages || held.bytes + body.len() > config.send_bytes {
-            return Err(SendError::Full);
+        for piece in take_apart(whole, bytes) {
+            self.queue(stream, ControlType::Fragment as u8, of_several, piece);
         }
-        self.queue(stream, kind, false, body.into());
         Ok(())
     }
 
-    /// Takes a message apart. It is taken whenever the other large ones are within the limit.
-    fn push_large(
-        &mut self,
-        config: &TransportConfig,
-        stream: StreamId,
-        whole: Whole,
-        bytes: &[u8],
-    ) -> Result<(), SendError> {
-        let is_known = self.peer_message_bytes > 0;
-        if is_known && whole.plain().max(whole.size) as usize > self.peer_message_bytes {
+    /// Whether a message is taken that leaves in one piece.
+    fn check_whole(&self, config: &TransportConfig, bytes: usize) -> Result<(), SendError> {
+        let held = self.held[0];
+        let is_full = held.messages >= config.send_messages || held.bytes + bytes > config.send_bytes;
+        if is_full { Err(SendError::Full) } else { Ok(()) }
+    }
+
+    /// Whether a message is taken that fits no packet: whenever the other large ones are within the limit.
+    fn check_large(&self, config: &TransportConfig, bytes: usize) -> Result<(), SendError> {
+        let most = self.peer_message_bytes.ok_or(SendError::Full)?;
+        if bytes > most {
             return Err(SendError::TooLarge);
         }
-        let is_full = self.held[1].bytes > config.send_bytes;
-        let free = self.large.iter().position(Option::is_none).filter(|_| is_known && !is_full);
-        let Some(free) = free else { return Err(SendError::Full) };
-        if whole.pieces() > 1 {
-            let first = MessageId { stream, id: self.next_id[stream.index()] };
-            self.large[free] = Some(Large { first, pieces: whole.pieces(), unacknowledged: whole.pieces() });
-        }
-        for piece in take_apart(whole, bytes) {
-            self.queue(stream, ControlType::Fragment as u8, whole.pieces() > 1, piece);
-        }
-        Ok(())
+        let is_full = self.held[1].bytes > config.send_bytes || self.large.iter().all(Option::is_some);
+        if is_full { Err(SendError::Full) } else { Ok(()) }
     }
 
     fn queue(&mut self, stream: StreamId, kind: u8, is_piece_of_several: bool, body: Box<[u8]>) {
@@ -581,6 +583,44 @@ mod tests {
         assert_eq!(fill(&mut outbox, Time::default(), 1), 1);
         outbox.acked(1);
         assert_eq!(push(&mut outbox, Channel::ReliableOrdered, 0, &body), Ok(()));
+    }
+
+    /// Whatever becomes of it when it is packed.
+    #[test]
+    fn what_is_packed_counts_as_it_leaves() {
+        let text = |length| vec![b'a'; length];
+        for length in [600, RELIABLE_MESSAGE_BYTES, 60_000] {
+            let mut outbox = Outbox::new();
+            outbox.set_windows(1, 65_536, 262_144);
+            let push = |outbox: &mut Outbox| push(outbox, Channel::ReliableOrdered, 0, &text(length));
+            let taken = (0..10_000).take_while(|_| push(&mut outbox).is_ok()).count();
+            assert_eq!(push(&mut outbox), Err(SendError::Full), "{length} bytes");
+            assert!((1..=CONFIG.send_messages).contains(&taken), "{taken} of {length} bytes");
+            assert!(outbox.held[0].bytes <= CONFIG.send_bytes);
+        }
+        // And large ones under way are nothing to it that leaves in one packet.
+        let config = TransportConfig { compress: false, ..TransportConfig::default() };
+        let mut outbox = Outbox::new();
+        outbox.set_windows(256, 65_536, 262_144);
+        let large =
+            |outbox: &mut Outbox| outbox.push(&config, Channel::ReliableOrdered, 1, KIND, &[7; 2_000]);
+        (0..ASSEMBLIES).for_each(|_| large(&mut outbox).unwrap());
+        assert_eq!(large(&mut outbox), Err(SendError::Full));
+        assert_eq!(push(&mut outbox, Channel::ReliableOrdered, 0, &text(600)), Ok(()));
+    }
+
+    #[test]
+    fn who_takes_no_large_messages_is_sent_none() {
+        let mut outbox = Outbox::new();
+        let large = [7; RELIABLE_MESSAGE_BYTES + 1];
+        assert_eq!(
+            push(&mut outbox, Channel::ReliableOrdered, 0, &large),
+            Err(SendError::Full),
+            "not known yet"
+        );
+        outbox.set_windows(256, 65_536, 0);
+        assert_eq!(push(&mut outbox, Channel::ReliableOrdered, 0, &large), Err(SendError::TooLarge));
+        assert_eq!(push(&mut outbox, Channel::ReliableOrdered, 0, &large[1..]), Ok(()));
     }
 
     #[test]
