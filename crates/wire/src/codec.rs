@@ -108,11 +108,6 @@ impl<'a> Writer<'a> {
         &self.bytes[..self.at]
     }
 
-    /// What has been written so far, for in-place changes such as sealing.
-    pub fn written_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.at]
-    }
-
     /// Remembers this place.
     #[must_use]
     #[inline]
@@ -125,21 +120,6 @@ impl<'a> Writer<'a> {
     pub fn restore(&mut self, position: Position) {
         debug_assert!(position.0 <= self.at, "a writer can only be restored backwards");
         self.at = position.0.min(self.at);
-    }
-
-    /// Leaves `count` bytes to be filled in later through [`Writer::patch`].
-    pub fn reserve(&mut self, count: usize) -> Result<Position, Full> {
-        let start = self.save();
-        self.take(count)?;
-        Ok(start)
-    }
-
-    /// Overwrites already written bytes at `position`.
-    ///
-    /// # Panics
-    /// When `position + bytes.len()` was never written, a bug of the caller.
-    pub fn patch(&mut self, position: Position, bytes: &[u8]) {
-        self.bytes[..self.at][position.0..position.0 + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Writes a length-prefixed body: `body` writes it, its length is put in front as a varint.

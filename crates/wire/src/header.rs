@@ -103,7 +103,7 @@ impl Flags {
     pub const REKEY: Self = Self(0x04);
     /// The packet carries a fragment.
     pub const FRAGMENT: Self = Self(0x08);
-    /// The payload was compressed before it was sealed.
+    /// The fragment is one of a message that was compressed.
     pub const COMPRESSED: Self = Self(0x10);
     /// The packet carries nothing but acknowledgements, and is itself never acknowledged.
     pub const ACKNOWLEDGMENT: Self = Self(0x20);

@@ -5,7 +5,7 @@
 pub const DATAGRAM_BYTES: usize = 1200;
 /// Bytes of the ChaCha20-Poly1305 tag at the end of every sealed packet.
 pub const TAG_BYTES: usize = 16;
-/// Positions of the replay window; a deployment can widen it at build time (a power of two, at least 64).
+/// Positions of the replay window; a deployment can widen it at build time (a multiple of 64).
 pub const REPLAY_WINDOW: u64 = 64;
 /// Most messages in one packet; more is a protocol violation, for no honest peer packs so many.
 pub const MESSAGES_PER_PACKET: usize = 128;

@@ -15,7 +15,7 @@ pub mod control;
 pub mod fragment;
 pub mod server;
 
-use crate::codec::{DecodeError, Full, Reader, Writer, varint_len};
+use crate::codec::{DecodeError, Full, Reader, Writer};
 use crate::header::Channel;
 use crate::limits::RELIABLE_STREAMS;
 
@@ -196,19 +196,6 @@ impl StreamId {
 }
 
 impl<'a> Frame<'a> {
-    /// The channel that the message travels on.
-    #[must_use]
-    pub fn channel(&self) -> Channel {
-        self.reliable.map_or(Channel::Unreliable, |id| id.stream.channel())
-    }
-
-    /// Bytes of a frame around and with a body of `body` bytes.
-    #[must_use]
-    pub fn len(reliable: Option<MessageId>, body: usize) -> usize {
-        let place = reliable.map_or(0, |id| 1 + varint_len(id.id));
-        1 + place + varint_len(body as u64) + body
-    }
-
     /// Writes the frame of a message whose body is there already.
     pub fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
         encode_frame(writer, self.kind, self.reliable, |writer| writer.bytes(self.body))
@@ -340,7 +327,6 @@ mod tests {
             let mut buffer = [0; 400];
             let mut writer = Writer::new(&mut buffer);
             frame.encode(&mut writer).unwrap();
-            prop_assert_eq!(writer.len(), Frame::len(reliable, body.len()));
             let mut reader = Reader::new(writer.written());
             prop_assert_eq!(Frame::decode(&mut reader), Ok(frame));
             prop_assert!(reader.is_empty());
