@@ -200,7 +200,10 @@ impl Connecting {
                 }
             }
             ServerHandshake::ConnectionDenied { reason, .. } => {
-                if is_final(reason) && !self.denied.is_some_and(is_final) {
+                if self.denied.is_some_and(is_final) {
+                    return Ok(None);
+                }
+                if is_final(reason) {
                     self.give_up_at = self.give_up_at.min(now + DENIED_PATIENCE);
                 }
                 self.denied = Some(reason);

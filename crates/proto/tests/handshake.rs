@@ -659,7 +659,17 @@ fn who_is_denied_for_good_asks_no_more() {
     assert_eq!(failure(&net, 1), Some(ConnectError::Denied(DenyReason::Version)));
 }
 
-/// The denial is forged, by somebody who saw the request; the true answer comes later.
+/// A denial for this client, as anybody who saw its request can make it.
+fn denial(net: &Net, client: usize, reason: DenyReason) -> [u8; 24] {
+    let mut denial = [0; 24];
+    denial[14] = 5;
+    let Phase::Connecting(connecting) = &net.clients[client].phase else { panic!("not connecting") };
+    denial[15..23].copy_from_slice(&connecting.echo());
+    denial[23] = reason.code();
+    denial
+}
+
+/// The denial is forged; the true answer comes later.
 #[test]
 fn a_forged_denial_does_not_keep_the_true_answer_out() {
     let (mut net, signer) = guarded();
@@ -667,15 +677,24 @@ fn a_forged_denial_does_not_keep_the_true_answer_out() {
     let config = bearer(&mut net, &signer, 1);
     let index = net.join(config);
     net.run(ms(250));
-    let mut forged = [0; 24];
-    forged[14] = 5;
-    let Phase::Connecting(connecting) = &net.clients[index].phase else { panic!("not connecting") };
-    forged[15..23].copy_from_slice(&connecting.echo());
-    forged[23] = DenyReason::Token.code();
     let at = net.clients[index].address;
+    let mut forged = denial(&net, index, DenyReason::Token);
     net.deliver(To::Client { at }, &mut forged);
     net.run(ms(500));
     assert!(net.all_established());
+}
+
+#[test]
+fn what_was_denied_for_good_is_not_taken_for_a_full_server_afterwards() {
+    let (mut net, _signer) = guarded();
+    let index = net.join(ConnectConfig::default());
+    net.run(ms(100));
+    let at = net.clients[index].address;
+    let mut full = denial(&net, index, DenyReason::Full);
+    net.deliver(To::Client { at }, &mut full);
+    net.run(ms(1_100));
+    assert_eq!(net.server.counters().denied, 1, "it asks no more");
+    assert_eq!(failure(&net, index), Some(ConnectError::Denied(DenyReason::Token)));
 }
 
 #[derive(Debug)]

@@ -162,8 +162,19 @@ pub struct TokenVerifier {
     keys: Vec<[u8; KEY_BYTES]>,
     /// Milliseconds since 1970 at [`Time`] zero, as the wall clock has it now.
     unix_at_zero_ms: AtomicU64,
-    used: Mutex<BTreeMap<[u8; TOKEN_ID_BYTES], Used>>,
+    used: Mutex<UsedTokens>,
 }
+
+#[derive(Default)]
+struct UsedTokens {
+    by_id: BTreeMap<[u8; TOKEN_ID_BYTES], Used>,
+    /// When those that are over were looked for last.
+    pruned_at: Option<Time>,
+}
+
+/// Pause between two looks for tokens that are over, while as many are remembered as may be: a look goes through all of
+/// them, and all workers wait for it.
+const PRUNE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a used token is remembered: until its time is over by both clocks, so that a wall clock that is set back
 /// makes none good again.
@@ -209,23 +220,27 @@ impl TokenVerifier {
             return Err(TokenError::Expired);
         }
         let mut used = self.used();
-        if used.contains_key(&token.id) {
+        let UsedTokens { by_id, pruned_at } = &mut *used;
+        if by_id.contains_key(&token.id) {
             return Err(TokenError::Used);
         }
-        if used.len() >= TOKENS_REMEMBERED {
-            used.retain(|_, used| now_s < used.expires_s || now < used.until);
-            if used.len() >= TOKENS_REMEMBERED {
+        if by_id.len() >= TOKENS_REMEMBERED {
+            if pruned_at.is_none_or(|at| now - at >= PRUNE_PAUSE) {
+                *pruned_at = Some(now);
+                by_id.retain(|_, used| now_s < used.expires_s || now < used.until);
+            }
+            if by_id.len() >= TOKENS_REMEMBERED {
                 return Err(TokenError::TooMany);
             }
         }
         let until = now + Duration::from_secs(life);
-        used.insert(token.id, Used { expires_s: token.expires_s, until });
+        by_id.insert(token.id, Used { expires_s: token.expires_s, until });
         Ok(token)
     }
 
     /// Makes a token good again whose client never confirmed the keys.
     pub(crate) fn give_back(&self, token: &LoginToken) {
-        self.used().remove(&token.id);
+        self.used().by_id.remove(&token.id);
     }
 
     fn verify(&self, bytes: &[u8]) -> Result<LoginToken, TokenError> {
@@ -243,7 +258,7 @@ impl TokenVerifier {
     }
 
     /// A thread that panicked with the lock left nothing half-done: every change is one call.
-    fn used(&self) -> MutexGuard<'_, BTreeMap<[u8; TOKEN_ID_BYTES], Used>> {
+    fn used(&self) -> MutexGuard<'_, UsedTokens> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -376,11 +391,18 @@ mod tests {
         let signer = signer();
         let verifier = verifier(&[&signer]);
         let used = Used { expires_s: UNIX + 30, until: at(20) };
-        *verifier.used() = (0..TOKENS_REMEMBERED as u128).map(|id| (id.to_le_bytes(), used)).collect();
+        verifier.used().by_id = (0..TOKENS_REMEMBERED as u128).map(|id| (id.to_le_bytes(), used)).collect();
         let bytes = signer.issue(&token(255));
-        assert_eq!(verifier.take(at(0), Some(&bytes), &CLIENT), Err(TokenError::TooMany));
+        assert_eq!(verifier.take(at(29), Some(&bytes), &CLIENT), Err(TokenError::TooMany));
+        let soon = at(29) + PRUNE_PAUSE / 2;
+        verifier.set_clock(soon, Duration::from_secs(UNIX + 31));
+        assert_eq!(
+            verifier.take(soon, Some(&bytes), &CLIENT),
+            Err(TokenError::TooMany),
+            "not looked at again"
+        );
         assert!(verifier.take(at(31), Some(&bytes), &CLIENT).is_ok());
-        assert_eq!(verifier.used().len(), 1);
+        assert_eq!(verifier.used().by_id.len(), 1);
     }
 
     #[test]
@@ -399,10 +421,11 @@ mod tests {
         let filling = Used { expires_s: 0, until: at(0) };
         verifier
             .used()
+            .by_id
             .extend((0..TOKENS_REMEMBERED as u128).map(|id| ((id + 1_000).to_le_bytes(), filling)));
         assert!(verifier.take(at(3_700), Some(&later(3)), &CLIENT).is_ok());
         assert_eq!(verifier.take(at(3_700), Some(&later(1)), &CLIENT), Err(TokenError::Used));
-        assert_eq!(verifier.used().len(), 2);
+        assert_eq!(verifier.used().by_id.len(), 2);
     }
 
     #[test]

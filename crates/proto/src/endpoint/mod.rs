@@ -36,7 +36,7 @@ use crate::crypto::cookie::{Client, Cookies};
 use crate::crypto::entropy::Entropy;
 use crate::crypto::handshake::Responder;
 use crate::crypto::identity::Identity;
-use crate::crypto::token::{LoginToken, TokenVerifier};
+use crate::crypto::token::{LoginToken, TokenError, TokenVerifier};
 use crate::drop_reason::{DropReason, Dropped};
 use crate::key_log::{KeyLog, SessionKeyLog};
 
@@ -277,7 +277,8 @@ impl<T> Endpoint<T> {
         }
     }
 
-    /// Looks at a datagram that came from `from`. `reply` must hold 128 bytes.
+    /// Looks at a datagram that came from `from`. `reply` must hold
+    /// [`HANDSHAKE_REPLY_BYTES`](shadowland_wire::handshake::HANDSHAKE_REPLY_BYTES).
     ///
     /// # Panics
     /// When `reply` is too short for an answer.
@@ -579,10 +580,14 @@ impl<T> Endpoint<T> {
         client_key: &[u8; KEY_BYTES],
     ) -> Result<Option<LoginToken>, Refusal> {
         let Some(tokens) = &self.config.tokens else { return Ok(None) };
-        let Ok(login) = tokens.take(now, token, client_key) else {
+        let login = tokens.take(now, token, client_key).map_err(|error| {
+            if error == TokenError::TooMany {
+                // Another time it may be taken.
+                return Refusal::Denied(DenyReason::Full);
+            }
             self.counters.dropped.count(DropReason::BadToken);
-            return Err(Refusal::Denied(DenyReason::Token));
-        };
+            Refusal::Denied(DenyReason::Token)
+        })?;
         let plays = self.config.playing.as_ref().is_some_and(|playing| playing.plays(login.account));
         if let Some(reason) = self.refusing.filter(|_| !plays) {
             tokens.give_back(&login);
@@ -651,7 +656,7 @@ enum Refusal {
 
 fn answer(message: &ServerHandshake<'_>, reply: &mut [u8]) -> usize {
     let mut writer = Writer::new(reply);
-    message.encode(&mut writer).expect("the reply buffer holds 128 bytes");
+    message.encode(&mut writer).expect("the reply buffer holds HANDSHAKE_REPLY_BYTES");
     writer.len()
 }
 
