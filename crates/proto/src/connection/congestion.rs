@@ -20,6 +20,8 @@ const WINDOW_MAX: u64 = 240 * PACKET_BYTES;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AckEvent {
     pub(super) now: Time,
+    /// How many they are.
+    pub(super) packets: u32,
     /// Bytes of them.
     pub(super) bytes: u64,
     /// The round trip of the newest one without the peer's delay, if it could be measured.
@@ -277,7 +279,7 @@ impl Copa {
 impl Controller for Copa {
     #[inline]
     fn on_ack(&mut self, ack: &AckEvent) {
-        self.round_acked = self.round_acked.saturating_add(ack.bytes.div_ceil(PACKET_BYTES) as u32);
+        self.round_acked = self.round_acked.saturating_add(ack.packets);
         if let Some(rtt_us) = ack.rtt_us {
             let standing_for_us = (ack.smoothed_us / 2).max(STANDING_FOR_MIN_US);
             self.least.add(ack.now, rtt_us, LEAST_FOR_US / 2);
@@ -360,6 +362,7 @@ mod tests {
     fn ack(now_ms: u64, rtt_ms: u64, used: u64) -> AckEvent {
         AckEvent {
             now: Time::from_micros(now_ms * 1_000),
+            packets: 1,
             bytes: PACKET_BYTES,
             rtt_us: Some(rtt_ms * 1_000),
             smoothed_us: rtt_ms * 1_000,
@@ -410,6 +413,17 @@ mod tests {
             copa.on_ack(&ack(2_000 + 10 * step, 150, u64::MAX));
         }
         assert!(copa.window() < open * 3 / 4, "{} of {open}", copa.window());
+    }
+
+    /// Small packets that are acknowledged many at a time are as many as large ones.
+    #[test]
+    fn a_quarter_lost_by_chance_leaves_the_delay_based_window_open() {
+        let mut copa = Copa::new();
+        for step in 0..500 {
+            copa.on_ack(&AckEvent { packets: 6, bytes: 600, ..ack(1_000 + 10 * step, 50, u64::MAX) });
+            (0..2).for_each(|_| copa.on_loss(Time::default(), Time::default()));
+        }
+        assert!(copa.window() > WINDOW_START, "{}", copa.window());
     }
 
     #[test]

@@ -53,6 +53,15 @@ pub(super) struct Demand {
     pub(super) reliable_in_flight: u64,
 }
 
+/// Packets that were acknowledged together, each for the first time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    pub(super) packets: u32,
+    pub(super) bytes: u64,
+    /// How long ago the newest of them was sent, in microseconds.
+    pub(super) newest_age_us: u64,
+}
+
 impl Flow {
     pub(super) fn new(config: &TransportConfig, now: Time) -> Self {
         let controller = Chosen::new(config.congestion);
@@ -105,20 +114,22 @@ impl Flow {
         self.used[0] = self.used[0].max(in_flight);
     }
 
-    /// Packets of `bytes` were acknowledged for the first time.
-    pub(super) fn acked(
-        &mut self,
-        now: Time,
-        rtt: &Rtt,
-        bytes: u64,
-        newest_age_us: u64,
-        sample_us: Option<u64>,
-    ) {
+    /// Packets were acknowledged; `sample_us` is the round trip that they tell, if they do.
+    pub(super) fn acked(&mut self, now: Time, rtt: &Rtt, told: Told, sample_us: Option<u64>) {
+        let Told { packets, bytes, newest_age_us } = told;
         self.timeouts = 0;
         let smoothed_us = rtt.smoothed_us();
         let sent_at = Time::from_micros(now.as_micros().saturating_sub(newest_age_us));
         let used = self.used[0].max(self.used[1]);
-        self.controller.on_ack(&AckEvent { now, bytes, rtt_us: sample_us, smoothed_us, sent_at, used });
+        self.controller.on_ack(&AckEvent {
+            now,
+            packets,
+            bytes,
+            rtt_us: sample_us,
+            smoothed_us,
+            sent_at,
+            used,
+        });
         if now.micros_since(self.round_since) >= smoothed_us {
             self.used = [0, self.used[0]];
             self.round_since = now;

@@ -33,8 +33,18 @@ impl Intake {
     /// A packet has opened.
     #[inline]
     pub(super) fn spend(&mut self, now: Time, bytes: usize) {
+        self.spend_bytes(now, bytes as u64 + PACKET_BYTES);
+    }
+
+    /// Compressed messages were unpacked to so many bytes: few that came can cost as much work as many.
+    pub(super) fn spend_unpacked(&mut self, now: Time, bytes: usize) {
+        self.spend_bytes(now, bytes as u64);
+    }
+
+    #[inline]
+    fn spend_bytes(&mut self, now: Time, bytes: u64) {
         if self.us_per_byte > 0 {
-            let cost_us = ((bytes as u64 + PACKET_BYTES) * self.us_per_byte) >> 32;
+            let cost_us = (bytes * self.us_per_byte) >> 32;
             self.paid_at_us = self.paid_at_us.max(now.as_micros()) + cost_us;
         }
     }

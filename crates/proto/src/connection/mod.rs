@@ -80,7 +80,7 @@ use crate::crypto::seal::Sealer;
 use crate::drop_reason::DropReason;
 use crate::key_log::SessionKeyLog;
 
-use flow::{Demand, Flow};
+use flow::{Demand, Flow, Told};
 use inbox::{Inbox, NotTaken};
 use intake::Intake;
 use integrity::Integrity;
@@ -717,6 +717,10 @@ impl Connection {
                 self.inbox.assemblies.heard(now);
                 let taken = self.inbox.accept(place, frame.kind, frame.body, receiver);
                 self.assembles = self.inbox.assemblies.are_open();
+                let unpacked = self.inbox.assemblies.take_unpacked();
+                if unpacked > 0 {
+                    self.intake.spend_unpacked(now, unpacked);
+                }
                 match taken {
                     Ok(()) => outcome = outcome.map(|_| true),
                     Err(NotTaken::AheadOfWindow) => outcome = Err(DropReason::AheadOfWindow),
@@ -745,13 +749,15 @@ impl Connection {
         receiver: &mut impl Receiver,
     ) -> Result<(), DropReason> {
         let largest = self.sent.largest_of(block).ok_or(DropReason::Malformed)?;
+        let is_newer = largest > self.sent.largest_acked();
         let Self { outbox, sends_reliable, stats, .. } = self;
-        let (mut newest, mut bytes) = (None, 0);
+        let (mut newest, mut packets, mut bytes) = (None, 0, 0);
         self.sent.take_acked(largest, block.mask, |acked| {
             stats.packets_acked += 1;
             if acked.late {
                 stats.packets_late += 1;
             }
+            packets += 1;
             bytes += u64::from(acked.bytes);
             if acked.reliable {
                 outbox.acked(acked.sequence);
@@ -765,7 +771,11 @@ impl Connection {
         let sample = held_us.map(|held_us| self.rtt.sample(self.sent.age_us(now, largest), held_us));
         if let Some(newest) = newest {
             self.answer_unheard = false;
-            self.flow.acked(now, &self.rtt, bytes, self.sent.age_us(now, newest), sample);
+            let told = Told { packets, bytes, newest_age_us: self.sent.age_us(now, newest) };
+            self.flow.acked(now, &self.rtt, told, sample);
+        }
+        // One that has nothing in it to be told, for it only acknowledged, overtakes others all the same.
+        if is_newer || newest.is_some() {
             self.find_lost(now);
         }
         Ok(())

@@ -146,6 +146,12 @@ impl SentPackets {
         self.next_sequence - 1 - self.largest_acked
     }
 
+    /// The newest packet that is known to have arrived; 0 = none.
+    #[inline]
+    pub(super) fn largest_acked(&self) -> u64 {
+        self.largest_acked
+    }
+
     /// Bytes of packets that are under way.
     #[inline]
     pub(super) fn in_flight(&self) -> u64 {

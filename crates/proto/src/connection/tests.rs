@@ -331,3 +331,48 @@ fn a_large_message_that_gets_no_further_ends_the_session_of_who_asks_only_whethe
         }
     }
 }
+
+/// A packet is lost when three later ones have arrived, also if all that those did was to acknowledge.
+#[test]
+fn packets_that_only_acknowledge_show_what_was_lost_before_them() {
+    let (mut client, mut server) = established();
+    client.send(Channel::ReliableOrdered, 1, 0x30, b"lost").unwrap();
+    let mut buffer = [0; DATAGRAM_BYTES];
+    while client.poll_transmit(NOW, &mut buffer).is_some() {}
+    let before = Header::decode(&mut Reader::new(&buffer)).unwrap().sequence;
+    let (mut now, mut last) = (NOW, before);
+    while last < before + 3 {
+        now = now + Duration::from_millis(30);
+        client.handle(now, &mut seal(&mut server, &[0, 0x41, 1, 6]), &mut Log::default()).unwrap();
+        client.on_timeout(now);
+        while client.poll_transmit(now, &mut buffer).is_some() {
+            last += 1;
+        }
+    }
+    let acks = [0xc0, last as u8, 0, 0, 0, 0b11, 0, 0, 0, 0, 0, 0, 0];
+    client.handle(now, &mut seal(&mut server, &acks), &mut Log::default()).unwrap();
+    assert_eq!(client.stats().packets_lost, 1);
+    assert!(client.poll_transmit(now, &mut buffer).is_some(), "it goes out again at once");
+}
+
+/// What takes much work to unpack counts as what it becomes.
+#[test]
+fn what_was_unpacked_counts_as_what_a_client_has_sent() {
+    let home = "192.0.2.1:1".parse().unwrap();
+    let (mut server, mut client) = served(home);
+    server.set_intake(256 * 1024);
+    let packed = compress::compress(&[7; 200_000]).unwrap();
+    let whole = Whole { kind: 0x30, size: packed.len() as u32, plain_size: Some(200_000) };
+    let body = fragments::take_apart(whole, &packed).next().unwrap();
+    let stream = StreamId::new(Channel::ReliableOrdered, 1).unwrap();
+    let mut outcomes = (0..20).map(|id| {
+        let message = payload(|writer| {
+            let place = Some(MessageId { stream, id });
+            encode_frame(writer, ControlType::Fragment as u8, place, |writer| writer.bytes(&body)).unwrap();
+        });
+        server.handle_from(NOW, home, &mut seal(&mut client, &message), &mut Log::default())
+    });
+    let taken = outcomes.by_ref().take_while(Result::is_ok).count();
+    assert_eq!(taken, 2, "a second of the rate, and what exceeds it");
+    assert!(outcomes.all(|outcome| outcome == Err(DropReason::TooFast)));
+}

@@ -212,7 +212,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "transport.send_messages",
-        meaning: "The same in messages, or pieces of large ones.",
+        meaning: "The same in messages that fit a packet.",
         kind: Kind::Whole { min: 1, max: 65_536 },
         default: || Value::Whole(2_048),
     },
@@ -296,7 +296,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "security.client_bytes_per_s",
-        meaning: "Bytes a second that a player may send, 64 more for every packet; what is above is dropped.",
+        meaning: "Bytes a second that a player may send, 64 more for every packet, and for a compressed message what it is unpacked to; what is above is dropped.",
         kind: Kind::Whole { min: 16_384, max: 16_777_216 },
         default: || Value::Whole(262_144),
     },
