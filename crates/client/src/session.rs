@@ -426,7 +426,7 @@ impl<W: Watcher> Receiver for Inbound<'_, W> {
         }
     }
 
-    fn has_room(&self) -> bool {
+    fn has_room(&self, _kind: u8, _bytes: usize) -> bool {
         self.events.len() < UNREAD_MESSAGES && *self.unread_bytes < UNREAD_BYTES
     }
 

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  game ──▶ Mailbox::send ──▶ worker ──▶ Connection::send ──▶ player       full at 64 KiB a player that wait here
-//!       ◀── Mailbox::next ◀── worker ◀── session::Inbound ◀── player       full at 4096 messages or 4 MiB of all
+//!       ◀── try_next ◀─────── worker ◀── session::Inbound ◀── player       full at 4096 messages or 4 MiB of all
 //! ```
 //!
 //! Nothing is lost on the way, and nothing grows: who sends to a player that reads too slowly is told
 //! [`MailError::Full`]; while the game does not read, players' messages are not taken, so that sending says full at
-//! them. Only what waited in a session for an earlier message comes all at once then, and sessions bound that. A player
-//! whose messages are not taken for 18 s is disconnected.
+//! them, and after a while nobody joins any more. Only what waited in a session for an earlier message comes all at once
+//! then, and sessions bound that. Nobody fills more than an eighth of what others have left. A player whose messages are
+//! not taken for 18 s is disconnected. What it says before it is in the world is taken when it is.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,9 +22,11 @@ use shadowland_wire::entity::EntityId;
 use shadowland_wire::message::GAME_TYPES_OF_SERVER;
 use thiserror::Error;
 
-/// Messages from players that wait for the game, and their bytes.
+/// Messages from players that wait for the game, and their bytes; more where single messages are very large.
 const WAITING_MESSAGES: usize = 4_096;
 const WAITING_BYTES: usize = 4 << 20;
+/// Players who came or left, of whom the game has not heard, above which nobody is let into the world.
+const WAITING_NEWS: usize = 16_384;
 /// Bytes for a player that wait for room in its connection; one message is always taken.
 const WAITING_BYTES_FOR_PLAYER: usize = 64 * 1024;
 /// What a message that waits counts for, in bytes: one without a body takes memory, too.
@@ -76,7 +79,10 @@ pub struct Recipient(Arc<Shared>);
 struct Shared {
     session: Slot,
     entity: EntityId,
+    /// For the player.
     waiting_bytes: AtomicUsize,
+    /// From it, for the game.
+    unread: Unread,
     gone: AtomicBool,
     connection: Mutex<(Stats, Path)>,
 }
@@ -87,6 +93,7 @@ impl Recipient {
             session,
             entity,
             waiting_bytes: AtomicUsize::new(0),
+            unread: Unread::default(),
             gone: AtomicBool::new(false),
             connection: Mutex::default(),
         }))
@@ -145,19 +152,59 @@ pub struct Mailbox {
     message_bytes: usize,
 }
 
+/// Messages that the game has not read.
 #[derive(Debug, Default)]
-struct Waiting {
+struct Unread {
     messages: AtomicUsize,
     bytes: AtomicUsize,
+}
+
+impl Unread {
+    fn add(&self, body: &[u8]) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(body.len(), Ordering::Relaxed);
+    }
+
+    fn remove(&self, body: &[u8]) {
+        self.messages.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(body.len(), Ordering::Relaxed);
+    }
+}
+
+/// What waits for the game.
+#[derive(Debug)]
+struct Waiting {
+    unread: Unread,
+    most_bytes: usize,
+    /// Players who have joined or left.
+    news: AtomicUsize,
+}
+
+impl Waiting {
+    /// Whether one more message fits of somebody of whom `own` waits: nobody may have more than an eighth of what the
+    /// others leave, so that however many fill it there is room for who has nothing in it.
+    fn has_room(&self, own: &Unread, bytes: usize) -> bool {
+        let fits = |all: &AtomicUsize, own: &AtomicUsize, more: usize, most: usize| {
+            let left = most.saturating_sub(all.load(Ordering::Relaxed));
+            8 * (own.load(Ordering::Relaxed) + more) <= left
+        };
+        fits(&self.unread.messages, &own.messages, 1, WAITING_MESSAGES)
+            && fits(&self.unread.bytes, &own.bytes, bytes, self.most_bytes)
+    }
 }
 
 impl Mailbox {
     /// The next thing that happened, if there is one.
     pub fn try_next(&self) -> Option<Mail> {
         let mail = self.from_players.try_recv().ok()?;
-        if let Mail::Message { body, .. } = &mail {
-            self.waiting.messages.fetch_sub(1, Ordering::Relaxed);
-            self.waiting.bytes.fetch_sub(body.len(), Ordering::Relaxed);
+        match &mail {
+            Mail::Message { from, body, .. } => {
+                self.waiting.unread.remove(body);
+                from.0.unread.remove(body);
+            }
+            Mail::Joined(_) | Mail::Left(_) => {
+                self.waiting.news.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         Some(mail)
     }
@@ -218,7 +265,9 @@ pub(crate) struct Post {
 /// The ends of a mailbox, one for each worker.
 pub(crate) fn mailbox(workers: usize, message_bytes: usize) -> (Mailbox, Vec<Post>) {
     let (to_game, from_players) = channel();
-    let waiting = Arc::<Waiting>::default();
+    // The largest one needs an eighth of what is left.
+    let most_bytes = WAITING_BYTES.max(16 * message_bytes);
+    let waiting = Arc::new(Waiting { unread: Unread::default(), most_bytes, news: AtomicUsize::new(0) });
     let mut senders = Vec::new();
     let posts = (0..workers).map(|_| {
         let (sender, from_game) = sync_channel(WAITING_FOR_WORKER);
@@ -231,11 +280,13 @@ pub(crate) fn mailbox(workers: usize, message_bytes: usize) -> (Mailbox, Vec<Pos
 
 impl Post {
     /// Whether a message from a player would be taken, or refused for good.
-    pub(crate) fn has_room(&self) -> bool {
-        self.waiting.upgrade().is_none_or(|waiting| {
-            waiting.messages.load(Ordering::Relaxed) < WAITING_MESSAGES
-                && waiting.bytes.load(Ordering::Relaxed) < WAITING_BYTES
-        })
+    pub(crate) fn has_room(&self, from: &Recipient, bytes: usize) -> bool {
+        self.waiting.upgrade().is_none_or(|waiting| waiting.has_room(&from.0.unread, bytes))
+    }
+
+    /// Whether players may join: not while a game that reads nothing has not heard of those who came and went before.
+    pub(crate) fn has_room_for_players(&self) -> bool {
+        self.waiting.upgrade().is_none_or(|waiting| waiting.news.load(Ordering::Relaxed) < WAITING_NEWS)
     }
 
     /// Whether somebody reads.
@@ -246,9 +297,14 @@ impl Post {
     /// Tells the game; `false` when nobody reads.
     pub(crate) fn tell(&self, mail: Mail) -> bool {
         let Some(waiting) = self.waiting.upgrade() else { return false };
-        if let Mail::Message { body, .. } = &mail {
-            waiting.messages.fetch_add(1, Ordering::Relaxed);
-            waiting.bytes.fetch_add(body.len(), Ordering::Relaxed);
+        match &mail {
+            Mail::Message { from, body, .. } => {
+                waiting.unread.add(body);
+                from.0.unread.add(body);
+            }
+            Mail::Joined(_) | Mail::Left(_) => {
+                waiting.news.fetch_add(1, Ordering::Relaxed);
+            }
         }
         self.to_game.send(mail).is_ok()
     }
@@ -323,11 +379,11 @@ mod tests {
         let say = |post: &Post| {
             post.tell(Mail::Message { from: player.clone(), kind: 0x30, body: [1; 100].into() })
         };
-        while posts[0].has_room() {
+        while posts[0].has_room(&player, 100) {
             assert!(say(&posts[0]));
         }
         assert!(matches!(mailbox.try_next(), Some(Mail::Message { kind: 0x30, .. })));
-        assert!(posts[0].has_room());
+        assert!(posts[0].has_room(&player, 100));
 
         let mut sent = 0;
         let full = loop {
@@ -344,6 +400,39 @@ mod tests {
         assert_eq!(send(0x60, 1), Err(MailError::Gone));
 
         drop(mailbox);
-        assert!(!posts[0].is_read() && posts[0].has_room() && !say(&posts[0]));
+        assert!(!posts[0].is_read() && posts[0].has_room(&player, 100) && !say(&posts[0]));
+    }
+
+    #[test]
+    fn however_many_fill_the_mailbox_others_have_room_in_it() {
+        let (mailbox, posts) = mailbox(1, 1_000);
+        let say = |player: &Recipient, bytes: usize| {
+            let body = vec![1; bytes].into();
+            let mail = Mail::Message { from: player.clone(), kind: 0x30, body };
+            posts[0].has_room(player, bytes) && posts[0].tell(mail)
+        };
+        for bytes in [0, 100_000] {
+            let crowd: Vec<Recipient> = (0..300).map(|_| recipient()).collect();
+            while crowd.iter().filter(|player| say(player, bytes)).count() > 0 {}
+            assert!(say(&recipient(), bytes.min(1_000)), "{bytes} bytes each");
+            let unread = std::iter::from_fn(|| mailbox.try_next()).count();
+            assert!((10..=WAITING_MESSAGES).contains(&unread), "{unread} of {bytes} bytes");
+        }
+        let Unread { messages, bytes } = &mailbox.waiting.unread;
+        assert_eq!((messages.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn while_the_game_reads_nothing_nobody_joins_for_ever() {
+        let (mailbox, posts) = mailbox(1, 1_000);
+        let mut told = 0;
+        while posts[0].has_room_for_players() {
+            let player = recipient();
+            assert!(posts[0].tell(Mail::Joined(player.clone())) && posts[0].tell(Mail::Left(player)));
+            told += 2;
+        }
+        assert_eq!(told, WAITING_NEWS);
+        assert!(matches!(mailbox.try_next(), Some(Mail::Joined(_))));
+        assert!(posts[0].has_room_for_players());
     }
 }

@@ -115,7 +115,8 @@ impl Player {
     /// Asks the world for a place, if that was not done yet.
     #[inline]
     pub(crate) fn ask(&mut self, now: Time, session: Slot, queues: &mut WorkerQueues) {
-        if matches!(self.stage, Stage::Outside) && queues.push_control(ToWorld::Join { session }) {
+        let may_join = matches!(self.stage, Stage::Outside) && queues.mail.has_room_for_players();
+        if may_join && queues.push_control(ToWorld::Join { session }) {
             self.asked_at.get_or_insert(now);
             self.stage = Stage::Asked;
         }
@@ -161,9 +162,19 @@ impl Receiver for Inbound<'_> {
         }
     }
 
-    fn has_room(&self) -> bool {
-        let has_share = self.player.mails < MAILS_PER_TICK || self.player.counted_at != self.tick;
-        has_share && self.queues.mail.has_room()
+    fn has_room(&self, kind: u8, bytes: usize) -> bool {
+        // What is none of the game's has a bound of its own.
+        if ClientType::from_byte(kind).is_some() {
+            return true;
+        }
+        match &self.player.letterbox {
+            Some(letterbox) => {
+                let has_share = self.player.mails < MAILS_PER_TICK || self.player.counted_at != self.tick;
+                has_share && self.queues.mail.has_room(&letterbox.recipient, bytes)
+            }
+            // A player who is not in the world yet is nobody that the game knows.
+            None => self.player.handle().is_some() || !self.queues.mail.is_read(),
+        }
     }
 
     #[inline]
@@ -306,19 +317,39 @@ mod tests {
 
     #[test]
     fn however_many_messages_come_at_once_the_share_of_a_tick_stays_used_up() {
-        let (_mailbox, mut posts) = mailbox(1, 1_000);
+        let (mailbox, mut posts) = mailbox(1, 1_000);
         let (mut worker, _world) = queues(10, posts.remove(0));
         let (mut player, mut stats) = (playing(), WorkerStats::default());
         let recipient = Recipient::new(Slot::claimed_by(&[0x80; 16]).unwrap(), EntityId::from_bits(1));
         player.letterbox = Some(Box::new(Letterbox::new(recipient)));
         let mut inbound = Inbound { player: &mut player, queues: &mut worker, stats: &mut stats, tick: 7 };
-        assert!(inbound.has_room());
+        assert!(inbound.has_room(0x30, 0));
         // As many as can wait in a session for an earlier one.
         (0..1_023).for_each(|_| inbound.message(0x30, &[]));
-        assert!(!inbound.has_room());
+        assert!(!inbound.has_room(0x30, 0));
         inbound.tick = 8;
-        assert!(inbound.has_room());
+        assert!(!inbound.has_room(0x30, 0), "the game has not read them");
+        assert_eq!(std::iter::from_fn(|| mailbox.try_next()).count(), 1_023);
+        assert!(inbound.has_room(0x30, 0));
         assert_eq!((stats.mail_in, stats.bad_messages), (1_023, 0));
+    }
+
+    #[test]
+    fn what_somebody_says_before_it_is_in_the_world_waits_until_then() {
+        let (mailbox, mut posts) = mailbox(1, 1_000);
+        let (mut worker, _world) = queues(10, posts.remove(0));
+        let (mut player, mut stats) = (Player::default(), WorkerStats::default());
+        let inbound = Inbound { player: &mut player, queues: &mut worker, stats: &mut stats, tick: 7 };
+        assert!(!inbound.has_room(0x30, 0));
+        assert!(inbound.has_room(ClientType::ResetPage as u8, 0), "the game has nothing to do with it");
+        *inbound.player = playing();
+        assert!(
+            inbound.has_room(0x30, 0),
+            "of a player who came before the game had a mailbox it is refused"
+        );
+        *inbound.player = Player::default();
+        drop(mailbox);
+        assert!(inbound.has_room(0x30, 0), "nobody reads");
     }
 
     #[test]

@@ -131,6 +131,25 @@ fn every_message_arrives_once_and_in_order_on_both_ways() {
 }
 
 #[test]
+fn what_is_said_before_the_player_is_in_the_world_arrives() {
+    let (server, mailbox) = start(1);
+    for word in 0..20_u8 {
+        let mut clients = [join(&server)];
+        clients[0].send(CHAT, SAY, &[word]).unwrap();
+        let mut heard = None;
+        until(&mut clients, "it is heard", |_| {
+            while let Some(mail) = mailbox.try_next() {
+                if let Mail::Message { body, .. } = mail {
+                    heard = Some(body);
+                }
+            }
+            heard.is_some()
+        });
+        assert_eq!(*heard.unwrap(), [word]);
+    }
+}
+
+#[test]
 fn what_cannot_be_sent_is_refused_by_name_and_who_leaves_is_told() {
     let (server, mailbox) = start(1);
     let mut clients = [join(&server)];

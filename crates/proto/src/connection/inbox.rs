@@ -82,7 +82,11 @@ impl Inbox {
         }
         let next = self.next_id[place.stream.index()];
         let Some(ahead) = place.id.checked_sub(next) else { return Ok(()) };
-        if ahead >= self.window_messages || !receiver.has_room() {
+        let (kind_of_whole, bytes) = match &piece {
+            Some(Fragment { whole, .. }) => (whole.kind, whole.plain() as usize),
+            None => (kind, body.len()),
+        };
+        if ahead >= self.window_messages || !receiver.has_room(kind_of_whole, bytes) {
             return Err(NotTaken::AheadOfWindow);
         }
         if !self.share.reserve(self.cost_of(place, ahead, body, piece.as_ref())) {

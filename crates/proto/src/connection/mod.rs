@@ -120,10 +120,12 @@ const _: () = {
 pub trait Receiver {
     /// A message has arrived: an unreliable one at once, a reliable one exactly once and in its order.
     fn message(&mut self, kind: u8, body: &[u8]);
-    /// Whether there is room for another reliable message. While there is none, the peer keeps what it sends, and
-    /// `send` says full there; but it gives up after its last retry. Messages that wait here for an earlier one are
-    /// delivered all the same, so that up to a window of them can come at once.
-    fn has_room(&self) -> bool {
+    /// Whether there is room for another reliable message: of this type, and so many bytes long once it is whole and
+    /// unpacked. While there is none, the peer keeps what it sends, and `send` says full there; but it gives up after its
+    /// last retry. Messages that wait here for an earlier one are delivered all the same, so that up to a window of them
+    /// can come at once.
+    fn has_room(&self, kind: u8, bytes: usize) -> bool {
+        let _ = (kind, bytes);
         true
     }
     /// The peer has applied a packet that we sent.

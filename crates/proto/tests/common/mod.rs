@@ -45,7 +45,7 @@ impl Receiver for Log {
     fn message(&mut self, kind: u8, body: &[u8]) {
         self.messages.push((kind, body.to_vec()));
     }
-    fn has_room(&self) -> bool {
+    fn has_room(&self, _kind: u8, _bytes: usize) -> bool {
         !self.full
     }
     fn acked(&mut self, sequence: u64) {
