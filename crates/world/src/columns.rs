@@ -17,9 +17,11 @@ use crate::interest::TOMBSTONE_TICKS;
 #[error("the world is full: raise `entity_capacity` or `player_capacity`")]
 pub struct WorldFull;
 
-/// Indices for so many entities: those that are free rest for a while, and a quarter more makes up for them.
-pub(crate) const fn indices_for(entities: usize) -> usize {
-    entities + entities / 4 + 64
+/// Indices for so many entities, players among them. Those that are free rest for a while, and more of them make up for
+/// that: a quarter, and at least one for each player, for all may time out together and come back at once.
+pub(crate) const fn indices_for(entities: usize, players: usize) -> usize {
+    let quarter = entities / 4;
+    entities + if quarter > players { quarter } else { players } + 64
 }
 
 /// One value per entity in every column, at the entity's index.
@@ -51,20 +53,20 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    pub(crate) fn new(entities: usize) -> Self {
-        let capacity = indices_for(entities);
+    pub(crate) fn new(entities: usize, players: usize) -> Self {
+        let indices = indices_for(entities, players);
         Self {
-            id: vec![None; capacity],
-            kind: vec![EntityType::Player; capacity],
-            position: vec![DVec3::ZERO; capacity],
-            velocity: vec![DVec3::ZERO; capacity],
-            yaw: vec![0; capacity],
-            attitude: vec![Rotation::default(); capacity],
-            animation: vec![0; capacity],
-            state: vec![EntityState::NONE; capacity],
-            vitals: vec![Vitals::FULL; capacity],
-            generation: vec![0; capacity],
-            free: VecDeque::with_capacity(capacity),
+            id: vec![None; indices],
+            kind: vec![EntityType::Player; indices],
+            position: vec![DVec3::ZERO; indices],
+            velocity: vec![DVec3::ZERO; indices],
+            yaw: vec![0; indices],
+            attitude: vec![Rotation::default(); indices],
+            animation: vec![0; indices],
+            state: vec![EntityState::NONE; indices],
+            vitals: vec![Vitals::FULL; indices],
+            generation: vec![0; indices],
+            free: VecDeque::with_capacity(indices),
             used: 0,
             living: 0,
             ballistic: 0,
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_capacity_is_that_of_the_living() {
-        let mut columns = Columns::new(2);
+        let mut columns = Columns::new(2, 0);
         let spawn = |columns: &mut Columns, now| columns.spawn(now, EntityType::Item, DVec3::ZERO);
         let a = spawn(&mut columns, 1).unwrap();
         let b = spawn(&mut columns, 1).unwrap();
@@ -198,8 +200,8 @@ mod tests {
 
     #[test]
     fn indices_rest_and_come_back_as_another_generation() {
-        let mut columns = Columns::new(1);
-        let (mut now, mut generations) = (1, vec![0; indices_for(1)]);
+        let mut columns = Columns::new(1, 0);
+        let (mut now, mut generations) = (1, vec![0; indices_for(1, 0)]);
         for _ in 0..20 * generations.len() {
             let id = columns.spawn(now, EntityType::Item, DVec3::ZERO).unwrap();
             assert_eq!(id.generation(), generations[id.index()]);

@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_nearest_in_reach_is_found() {
-        let mut columns = Columns::new(400);
+        let mut columns = Columns::new(400, 0);
         let at = |n: u32| DVec3::new(f64::from(n * 37 % 1_000), f64::from(n * 91 % 1_000), 0.0);
         for n in 0..400 {
             columns.spawn(1, EntityType::Player, at(n)).unwrap();

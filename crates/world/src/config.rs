@@ -5,6 +5,7 @@ use shadowland_wire::lattice::Lattice;
 use shadowland_wire::limits::CELLS_PER_MAP;
 use thiserror::Error;
 
+use crate::columns::indices_for;
 use crate::interest::storey_cm;
 use crate::sight;
 
@@ -14,8 +15,10 @@ pub const MAX_LAYERS: usize = 4;
 pub const DISTANT_PERIOD_MAX: u32 = 60;
 /// Most entities that a world can hold; the indices of as many again as a quarter of them may rest.
 pub const MAX_ENTITIES: usize = 800_000;
+/// Most players that can be in a world: the indices of all of them may rest.
+pub const MAX_PLAYERS: usize = 200_000;
 
-const _: () = assert!(crate::columns::indices_for(MAX_ENTITIES) < EntityId::MAX_INDEX as usize);
+const _: () = assert!(indices_for(MAX_ENTITIES, MAX_PLAYERS) < EntityId::MAX_INDEX as usize);
 
 /// A world's configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -185,6 +188,7 @@ impl WorldConfig {
             "entity_capacity",
             "between 1 and 800,000",
         )?;
+        require(self.player_capacity <= MAX_PLAYERS, "player_capacity", "at most 200,000")?;
         require(
             self.player_capacity.saturating_add(self.npcs) <= self.entity_capacity,
             "entity_capacity",

@@ -46,12 +46,13 @@ impl World {
         if let Err(problem) = config.check() {
             panic!("a checked configuration: {problem}");
         }
+        let (entities, players) = (config.entity_capacity, config.player_capacity);
         let mut world = Self {
             tick: 0,
-            columns: Columns::new(config.entity_capacity),
-            players: Players::new(config.player_capacity),
+            columns: Columns::new(entities, players),
+            players: Players::new(players),
             creatures: Creatures::new(Pcg32::seed_from_u64(config.seed ^ 1), config.npcs),
-            combat: Combat::new(&config.combat, indices_for(config.entity_capacity)),
+            combat: Combat::new(&config.combat, indices_for(entities, players)),
             interest: Interest::new(&config),
             spawn_points: Pcg32::seed_from_u64(config.seed),
             config,

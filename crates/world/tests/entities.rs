@@ -26,6 +26,17 @@ fn a_full_world_says_so_until_somebody_leaves() {
     assert_eq!(world.spawn(EntityType::Item, [0.0; 3]), Err(WorldFull));
 }
 
+#[test]
+fn all_players_can_come_back_at_once() {
+    let full = WorldConfig { player_capacity: CAPACITY, ..config() };
+    let mut world = World::new(full);
+    let all: Vec<_> = (0..CAPACITY).map(|_| world.join().unwrap()).collect();
+    world.tick();
+    all.into_iter().for_each(|player| world.leave(player));
+    let back = (0..CAPACITY).filter(|_| world.join().is_ok()).count();
+    assert_eq!((back, world.entity_count()), (CAPACITY, CAPACITY));
+}
+
 /// Some of each type come, everybody is moved, and every few ticks some go.
 fn turn(world: &mut World, frame: &mut Frame, living: &mut Vec<EntityId>, tick: u32) {
     for (nth, kind) in (0..).zip(EntityType::ALL) {

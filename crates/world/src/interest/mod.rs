@@ -57,9 +57,10 @@ impl Interest {
     #[must_use]
     pub fn new(config: &WorldConfig) -> Self {
         let layers = Layers::new(config);
-        let places = indices_for(config.entity_capacity);
+        let (entities, players) = (config.entity_capacity, config.player_capacity);
+        let places = indices_for(entities, players);
         // Memory that is not used is not touched. More is needed only where many cells were left lately.
-        let pages = layers.pages_for(places);
+        let pages = layers.pages_for(entities + entities / 4);
         Self {
             layers,
             cells: CellTable::default(),
@@ -67,7 +68,7 @@ impl Interest {
             free_pages: Vec::with_capacity(pages),
             pages_of_layer: [0; MAX_LAYERS],
             places: vec![None; places],
-            hidden: private::Hidden::new(places, config.player_capacity),
+            hidden: private::Hidden::new(places, players),
             crowds: Vec::new(),
             crowd_entities: config.crowd_entities as u32,
             sweep: 0,
