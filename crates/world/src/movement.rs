@@ -18,6 +18,12 @@ pub(crate) struct Body {
     pub(crate) state: EntityState,
 }
 
+impl Body {
+    pub(crate) fn is_grounded(&self) -> bool {
+        self.position.z <= GROUND_CM
+    }
+}
+
 /// Height of the ground, in centimetres.
 const GROUND_CM: f64 = 0.0;
 
@@ -30,7 +36,6 @@ pub(crate) fn step(
     seconds: f64,
 ) -> Body {
     let held = |button| input.buttons.contains(button);
-    let grounded = body.position.z <= GROUND_CM;
     let speed = if held(Buttons::CROUCH) {
         movement.crouch_cm_per_s
     } else if held(Buttons::SPRINT) {
@@ -39,7 +44,7 @@ pub(crate) fn step(
         movement.walk_cm_per_s
     };
     let mut velocity = wish(input) * speed;
-    velocity.z = if !grounded {
+    velocity.z = if !body.is_grounded() {
         (body.velocity.z - movement.gravity_cm_per_s2 * seconds).max(-movement.sprint_cm_per_s)
     } else if held(Buttons::JUMP) {
         movement.jump_cm_per_s

@@ -293,7 +293,7 @@ impl World {
                 moved = true;
             }
             // Silence keeps nobody in the air; the time in which one fell cannot be caught up with.
-            if !moved && body.state.contains(EntityState::AIRBORNE) {
+            if !moved && !body.is_grounded() {
                 let nothing = Input { yaw: body.yaw, ..Input::default() };
                 body = movement::step(body, nothing, &config.movement, &config.map, config.tick_seconds());
                 player.inputs.forfeit_tick();
@@ -389,6 +389,18 @@ mod tests {
         assert!(world.position_cm(player.entity).unwrap()[2] > 30.0);
         (0..120).for_each(|_| world.tick());
         assert_eq!(world.position_cm(player.entity).unwrap()[2], 0.0);
+    }
+
+    #[test]
+    fn who_is_put_into_the_air_and_falls_silent_comes_down() {
+        let mut world = World::new(WorldConfig { npcs: 0, ..WorldConfig::default() });
+        let player = world.join().unwrap().entity;
+        world.teleport(player, [0.0, 0.0, 1_000.0]);
+        world.tick();
+        assert!(world.state(player).unwrap().contains(EntityState::AIRBORNE));
+        (0..120).for_each(|_| world.tick());
+        assert_eq!(world.position_cm(player).unwrap()[2], 0.0);
+        assert_eq!(world.state(player), Some(EntityState::NONE));
     }
 
     #[test]
