@@ -311,6 +311,13 @@ impl Pages {
         }
     }
 
+    /// Forgets all tombstones: what was a baseline before is none any more.
+    pub(super) fn forget_stones(&mut self, index: u32, now: Tick) {
+        let header = &mut self.headers[index as usize];
+        header.floor = now;
+        header.stone_count = 0;
+    }
+
     /// Forgets the oldest tombstones: who has not applied them yet needs the page from scratch.
     fn evict_stones(&mut self, index: u32, count: usize) {
         let header = &mut self.headers[index as usize];

@@ -9,7 +9,7 @@ use shadowland_wire::block::EntityRecord;
 use shadowland_wire::entity::EntityId;
 use shadowland_wire::lattice::LatticePosition;
 
-use super::{Interest, Place};
+use super::{Interest, PageHeader, Place};
 use crate::{PlayerHandle, Tick};
 
 /// Who sees a hidden entity keeps seeing it until it is farther away than the interest distance by this part.
@@ -87,10 +87,15 @@ impl Interest {
         }
     }
 
-    /// A player has left: another may have its slot.
+    /// A player has left: another may have its slot, and must not be told whom this one saw leave.
     pub(crate) fn forget_seer(&mut self, now: Tick, player: PlayerHandle) {
         for at in 0..self.hidden.entries.len() {
             self.keep_seers(now, at, |seer| seer != player);
+        }
+        let mut page = self.cells.get(self.layers.private_cell(player.slot));
+        while let Some(&PageHeader { next, .. }) = self.pages.header(page) {
+            self.pages.forget_stones(page, now);
+            page = next;
         }
     }
 
