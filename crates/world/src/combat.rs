@@ -193,7 +193,9 @@ impl Grid {
         let [x, y] = self.square(here);
         let mut best = (reach_cm * reach_cm, usize::MAX);
         let mut looks = LOOKS;
-        for square in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| [x + dx, y + dy])) {
+        // Far outside of 2^31 squares all are one, whose neighbours are anywhere: the distance tells.
+        let at = |dx, dy| [x.wrapping_add(dx), y.wrapping_add(dy)];
+        for square in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| at(dx, dy))) {
             let mut at = self.heads[self.list(square)];
             while let Some(index) = at.checked_sub(1).map(|index| index as usize).filter(|_| looks > 0) {
                 looks -= 1;
@@ -223,7 +225,7 @@ mod tests {
     use shadowland_wire::message::client::{Buttons, Input};
 
     use super::*;
-    use crate::{World, WorldConfig};
+    use crate::{World, WorldConfig, sight};
 
     #[test]
     fn who_is_hit_often_enough_dies_and_rises() {
@@ -267,6 +269,25 @@ mod tests {
             world.tick();
             let expected = if tick < STRIKE_TICKS { STRIKE } else { 1 };
             assert_eq!(world.animation(striker.entity), Some(expected), "tick {tick}");
+        }
+    }
+
+    #[test]
+    fn blows_reach_far_out_on_the_largest_map() {
+        let mut config = WorldConfig { npcs: 0, lattice_step_cm: 100.0, ..WorldConfig::default() };
+        config.map.size_cm = 100.0 * f64::from(1 << 29);
+        config.layers = sight::layers(|_| 100_000_000.0, 2.0);
+        config.combat.reach_cm = 1.0;
+        assert_eq!(config.check(), Ok(()));
+        let edge = config.map.size_cm / 2.0;
+        let mut world = World::new(config);
+        for corner in [[edge, edge, 0.0], [-edge, -edge, 0.0]] {
+            let (attacker, victim) = (world.join().unwrap(), world.join().unwrap());
+            world.teleport(attacker.entity, corner);
+            world.teleport(victim.entity, corner);
+            world.input(attacker, 1, Input { buttons: Buttons::ATTACK, ..Input::default() });
+            world.tick();
+            assert!(world.vitals(victim.entity).unwrap().health < 255, "at {corner:?}");
         }
     }
 

@@ -86,6 +86,8 @@ pub struct MovementConfig {
     pub crouch_cm_per_s: f64,
     /// Upward speed at the start of a jump, in cm/s.
     pub jump_cm_per_s: f64,
+    /// Greatest speed of falling, in cm/s.
+    pub fall_cm_per_s: f64,
     /// Acceleration of falling, in cm/s^2.
     pub gravity_cm_per_s2: f64,
     /// Greatest speed of vehicles, in cm/s.
@@ -143,6 +145,7 @@ impl Default for WorldConfig {
                 sprint_cm_per_s: 900.0,
                 crouch_cm_per_s: 250.0,
                 jump_cm_per_s: 450.0,
+                fall_cm_per_s: 900.0,
                 gravity_cm_per_s2: 980.0,
                 vehicle_cm_per_s: 5_000.0,
                 projectile_cm_per_s: 30_000.0,
@@ -255,6 +258,11 @@ impl WorldConfig {
         ];
         let slow_enough = |speed: &f64| length(*speed, 0.0, 100_000.0);
         require(speeds.iter().all(slow_enough), "movement", "speeds between 0 and 100,000 cm/s")?;
+        require(
+            length(movement.fall_cm_per_s, 1.0, 100_000.0),
+            "movement.fall_cm_per_s",
+            "between 1 and 100,000 cm/s, or nobody comes down",
+        )?;
         // What is told of a velocity ends there.
         let told = |speed: f64| length(speed, 0.0, i16::MAX.into());
         let steered = told(movement.vehicle_cm_per_s) && told(movement.projectile_cm_per_s);
@@ -297,8 +305,9 @@ impl WorldConfig {
             EntityType::Projectile => return movement.projectile_cm_per_s,
             _ => {}
         }
-        let speeds = [movement.walk_cm_per_s, movement.crouch_cm_per_s, movement.jump_cm_per_s];
-        speeds.into_iter().fold(movement.sprint_cm_per_s, f64::max)
+        let on_foot = [movement.walk_cm_per_s, movement.sprint_cm_per_s, movement.crouch_cm_per_s];
+        let upright = movement.jump_cm_per_s.max(movement.fall_cm_per_s);
+        on_foot.into_iter().fold(upright, f64::max)
     }
 
     /// Sets size and player count so that a player has on average `others` others within `distance_cm`,

@@ -45,7 +45,7 @@ pub(crate) fn step(
     };
     let mut velocity = wish(input) * speed;
     velocity.z = if !body.is_grounded() {
-        (body.velocity.z - movement.gravity_cm_per_s2 * seconds).max(-movement.sprint_cm_per_s)
+        (body.velocity.z - movement.gravity_cm_per_s2 * seconds).max(-movement.fall_cm_per_s)
     } else if held(Buttons::JUMP) {
         movement.jump_cm_per_s
     } else {
@@ -153,5 +153,18 @@ mod tests {
         });
         assert_eq!(down.position.z, 0.0);
         assert!(!down.state.contains(EntityState::AIRBORNE));
+    }
+
+    #[test]
+    fn who_cannot_run_falls_all_the_same() {
+        let mut config = WorldConfig::default();
+        config.movement.sprint_cm_per_s = 0.0;
+        assert_eq!(config.check(), Ok(()));
+        let high = DVec3::new(0.0, 0.0, 1_000.0);
+        let body = Body { position: high, velocity: DVec3::ZERO, yaw: 0, state: EntityState::NONE };
+        let down = (0..120).fold(body, |body, _| {
+            step(body, Input::default(), &config.movement, &config.map, config.tick_seconds())
+        });
+        assert_eq!(down.position.z, 0.0);
     }
 }
