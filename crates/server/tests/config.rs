@@ -102,6 +102,11 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
              2^26 cells (world.map_size_m is 100000)",
         ),
         (
+            "[world]\nlattice_step_cm = 0.12345",
+            "shadowland.toml:2: `world.lattice_step_cm` is 0.12345; allowed: a whole number of 0.0001 cm, because \
+             clients are told micrometres",
+        ),
+        (
             "[world]\nnpcs = 70000\n[network]\nworkers = 0",
             "shadowland.toml:2: `world.npcs` is 70000; allowed: a whole number from 0 to 60000",
         ),

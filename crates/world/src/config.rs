@@ -174,6 +174,11 @@ impl WorldConfig {
         let length = |cm: f64, low: f64, high: f64| cm.is_finite() && (low..=high).contains(&cm);
         require((1..=240).contains(&self.tick_hz), "tick_hz", "between 1 and 240")?;
         require(length(self.lattice_step_cm, 0.1, 100.0), "lattice_step_cm", "between 0.1 and 100 cm")?;
+        require(
+            self.has_told_step(),
+            "lattice_step_cm",
+            "a whole number of 0.0001 cm, as clients are told it",
+        )?;
         // The lattice has 2^31 steps to either side; a quarter of it is plenty and keeps sums in range.
         let longest = self.lattice_step_cm * f64::from(1u32 << 29);
         require(
@@ -274,6 +279,13 @@ impl WorldConfig {
         )
     }
 
+    /// Whether the step is one that clients can be told: in whole micrometres, to the last bit. From any other one theirs
+    /// would differ, and positions with it by metres far from the origin.
+    #[must_use]
+    pub fn has_told_step(&self) -> bool {
+        (self.lattice_step_cm * 10_000.0).round() / 10_000.0 == self.lattice_step_cm
+    }
+
     /// The lattice of the map.
     #[must_use]
     pub fn lattice(&self) -> Lattice {
@@ -315,5 +327,21 @@ impl WorldConfig {
     pub fn set_density(&mut self, players: usize, others: f64, distance_cm: f64) {
         let area = players as f64 * std::f64::consts::PI * distance_cm * distance_cm / others;
         self.map.size_cm = area.sqrt();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lattice_step_is_one_that_clients_can_be_told() {
+        let check = |step| WorldConfig { lattice_step_cm: step, ..WorldConfig::default() }.check();
+        for told in [0.1, 0.3, 1.0, 2.54, 33.3333, 100.0] {
+            assert_eq!(check(told), Ok(()), "{told}");
+        }
+        for lost in [0.12345, 1.00005, 100.0 / 3.0] {
+            assert_eq!(check(lost).unwrap_err().key, "lattice_step_cm", "{lost}");
+        }
     }
 }

@@ -389,7 +389,12 @@ impl Effective {
                 format!("at least {held_mib_min}, or no message of transport.message_bytes could arrive");
             return Err(self.not_together("transport.held_mib", &["transport.message_bytes"], allowed));
         }
-        self.world().check().map_err(|problem| {
+        let world = self.world();
+        if !world.has_told_step() {
+            let allowed = "a whole number of 0.0001 cm, because clients are told micrometres".to_owned();
+            return Err(self.not_together("world.lattice_step_cm", &[], allowed));
+        }
+        world.check().map_err(|problem| {
             let allowed =
                 format!("{} (world.map_size_m is {})", problem.allowed, self.number("world.map_size_m"));
             // The shortest distance makes the most cells.
