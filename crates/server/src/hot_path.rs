@@ -15,6 +15,7 @@ use shadowland_client::{ConnectConfig, Input, Session};
 use shadowland_proto::Identity;
 use shadowland_udp::Options;
 use shadowland_wire::limits::DATAGRAM_BYTES;
+use shadowland_world::Frame;
 
 use crate::config::Config;
 use crate::control::Control;
@@ -35,6 +36,7 @@ const TICKS: usize = 600;
 struct HotPath {
     worker: Worker,
     world: WorldThread,
+    frames: Arc<FrameSlot<Frame>>,
     stats: Arc<Shared<WorkerStats>>,
     latencies: Arc<Shared<Latencies>>,
     clock: Clock,
@@ -71,10 +73,10 @@ impl HotPath {
             stats: Arc::clone(&stats),
             latencies: Arc::clone(&latencies),
         });
-        let links = vec![WorkerLink { frames, waker }];
+        let links = vec![WorkerLink { frames: Arc::clone(&frames), waker }];
         let ticks = Arc::new(Shared::new(TickStats::new()));
         let world = WorldThread::new(world, links, Arc::new(FrameTaps::new()), clock, ticks, control);
-        Self { worker, world, stats, latencies, clock, address }
+        Self { worker, world, frames, stats, latencies, clock, address }
     }
 
     /// One tick, until its last datagram has left; returns what that allocated.
@@ -120,8 +122,8 @@ impl Client {
     }
 }
 
-/// Lets so many players play; returns what the server allocated in each tick after the warm-up.
-fn play(players: usize, warm_up_ticks: usize, ticks: usize, careless: bool) -> Vec<u64> {
+/// Lets so many players play for so many ticks; returns what the server allocated in each.
+fn server_with(players: usize, ticks: usize, careless: bool) -> (HotPath, Vec<u64>) {
     let mut rng = StdRng::seed_from_u64(1);
     let identity = Identity::generate(&mut rng);
     let mut server = HotPath::new(players, &identity, &mut rng);
@@ -136,7 +138,7 @@ fn play(players: usize, warm_up_ticks: usize, ticks: usize, careless: bool) -> V
         })
         .collect();
     let mut allocations = Vec::new();
-    for _ in 0..warm_up_ticks + ticks {
+    for _ in 0..ticks {
         for client in &mut clients {
             let input = Input { forward: rng.random(), yaw: rng.random(), ..Input::default() };
             client.tick(server.clock, input);
@@ -147,6 +149,12 @@ fn play(players: usize, warm_up_ticks: usize, ticks: usize, careless: bool) -> V
         clients.iter().all(|client| client.session.welcome().is_some() && !client.session.is_over()),
         "everybody plays"
     );
+    (server, allocations)
+}
+
+/// What the server allocates in each tick after the warm-up, while so many play.
+fn play(players: usize, warm_up_ticks: usize, ticks: usize, careless: bool) -> Vec<u64> {
+    let (server, mut allocations) = server_with(players, warm_up_ticks + ticks, careless);
     let stats = *server.stats.lock();
     let sent = (players * ticks) as u64;
     assert!(
@@ -169,4 +177,18 @@ fn two_hundred_players_on_real_sockets_cost_no_allocation() {
 fn a_single_allocation_in_a_tick_is_noticed() {
     let careless = play(20, 200, 100, true);
     assert!(careless.iter().all(|&count| count >= 1), "{careless:?}");
+}
+
+/// A worker that waits for nothing has taken the newest frame, though the wake for it came while a round was on.
+#[test]
+fn a_frame_that_comes_during_a_round_is_served_after_it() {
+    let (mut server, _) = server_with(100, 300, false);
+    server.world.tick();
+    server.worker.turn(Duration::ZERO);
+    assert!(server.worker.is_busy(), "a turn serves fewer than there are");
+    server.world.tick();
+    while server.worker.is_busy() {
+        server.worker.turn(Duration::ZERO);
+    }
+    assert!(!server.frames.is_waiting());
 }

@@ -247,7 +247,9 @@ impl Worker {
 
     /// Whether there is something to do without waiting for it.
     pub(crate) fn is_busy(&self) -> bool {
-        self.readable || (self.parts.hub.is_in_round() && !self.blocked)
+        // The wake for a frame that came during the round before has been heard already.
+        let in_round = self.parts.hub.is_in_round();
+        self.readable || if in_round { !self.blocked } else { self.parts.frames.is_waiting() }
     }
 
     /// Takes some batches off the socket; returns whether there may be more.
