@@ -173,9 +173,10 @@ pub(crate) fn integrity(command: &IntegrityCommand) -> Result<(), Failure> {
 
 /// Runs server and simulated players in one process. Fails when not everybody was in, stayed and saw the truth.
 pub(crate) fn demo(config: &ConfigArgs, args: &DemoArgs) -> Result<(), Failure> {
-    let mut config = config.load().map_err(not_started)?.config();
+    let effective = config.load().map_err(not_started)?;
+    let mut config = effective.config();
     config.security.key_log = key_log_path();
-    if config.log_filter == Config::default().log_filter {
+    if !effective.is_set("server.log") {
         // The progress and the report say it all.
         config.log_filter = "warn".to_owned();
     }

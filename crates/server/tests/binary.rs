@@ -180,6 +180,17 @@ fn a_demo_checks_the_integrity_of_its_players_and_logs_keys_when_told_to() {
     );
 }
 
+#[test]
+fn a_demo_logs_what_is_asked_for() {
+    let directory = Directory::new("demo-log");
+    let log = |arguments: &[&str]| {
+        let output = directory.run(&[&["demo", "--players", "1", "--seconds", "1"], arguments].concat());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let (quiet, asked) = (log(&[]), log(&["--log", "info"]));
+    assert!(!quiet.contains("INFO") && asked.contains("INFO"), "{quiet}\n{asked}");
+}
+
 /// The last line of an attempt that must end with exit code 2.
 fn refusal_after_logs(output: &Output) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();

@@ -224,6 +224,15 @@ impl Effective {
         Ok(effective)
     }
 
+    /// Whether somebody set it, if only to its default.
+    ///
+    /// # Panics
+    /// When there is no such setting.
+    #[must_use]
+    pub fn is_set(&self, key: &str) -> bool {
+        self.entry(key).2.is_some()
+    }
+
     /// The same values in the server's own types.
     #[must_use]
     pub fn config(&self) -> Config {
