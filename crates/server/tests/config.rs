@@ -160,7 +160,7 @@ fn variables_override_the_file_and_arguments_override_both() {
 }
 
 #[test]
-fn keys_for_tokens_are_of_no_use_to_an_open_server() {
+fn what_is_of_no_use_is_a_mistake() {
     let load = |text: &str| {
         let layer = Layer::from_toml("shadowland.toml", text).unwrap();
         Effective::from_layers(&[layer]).map(|_| ()).map_err(|error| error.to_string())
@@ -171,6 +171,20 @@ fn keys_for_tokens_are_of_no_use_to_an_open_server() {
         "{error}"
     );
     assert_eq!(load("[security]\ntoken_keys = \"keys\"\nauth = \"token\""), Ok(()));
+    for (line, written) in
+        [("integrity_tables = \"tables\"", "\"tables\""), ("integrity_interval_s = 5", "5.0")]
+    {
+        let error = load(&format!("[security]\n{line}")).unwrap_err();
+        let key = line.split(' ').next().unwrap();
+        assert_eq!(
+            error,
+            format!(
+                "shadowland.toml:2: `security.{key}` is {written}; allowed: only the default while \
+                 security.integrity is \"off\": nobody is asked; set security.integrity = \"log\" or \"disconnect\""
+            )
+        );
+        assert_eq!(load(&format!("[security]\n{line}\nintegrity = \"log\"")), Ok(()));
+    }
     // As `shadowland config` prints it.
     assert_eq!(load("[security]\ntoken_keys = \"data/token_keys\"\nauth = \"open\""), Ok(()));
 }

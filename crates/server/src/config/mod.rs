@@ -377,10 +377,17 @@ impl Effective {
                 allowed,
             ));
         }
-        let (keys, value, _) = self.entry("security.token_keys");
-        if self.text("security.auth") == "open" && *value != (keys.default)() {
-            let allowed = "only the default while security.auth is \"open\": anybody could join; set security.auth = \"token\"";
-            return Err(self.not_together(keys.key, &[], allowed.to_owned()));
+        let anybody = "only the default while security.auth is \"open\": anybody could join; set security.auth = \"token\"";
+        let nobody = "only the default while security.integrity is \"off\": nobody is asked; set security.integrity = \"log\" or \"disconnect\"";
+        for (key, switch, off, allowed) in [
+            ("security.token_keys", "security.auth", "open", anybody),
+            ("security.integrity_tables", "security.integrity", "off", nobody),
+            ("security.integrity_interval_s", "security.integrity", "off", nobody),
+        ] {
+            let (setting, value, _) = self.entry(key);
+            if self.text(switch) == off && *value != (setting.default)() {
+                return Err(self.not_together(key, &[], allowed.to_owned()));
+            }
         }
         let shortest: usize = self.whole("transport.timeout_min_ms");
         if self.whole("transport.timeout_max_ms") < shortest {
