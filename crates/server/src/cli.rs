@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use shadowland_bots::NetProfile;
 
+use crate::config::settings::MAX_PLAYERS;
 use crate::config::{ConfigError, DEFAULT_FILE, Effective, Layer};
 use crate::identity::PublicKey;
 
@@ -38,7 +39,9 @@ pub enum Command {
     /// Make tables of integrity keys.
     #[command(subcommand)]
     Integrity(IntegrityCommand),
-    /// Run a server and simulated players in one process and report how it went.
+    /// Run a server and simulated players in one process and report how it went. The server listens on a free port of the
+    /// loopback interface, and its room, map and npcs follow from --players: network.listen (--listen),
+    /// session.max_players (--max-players), world.map_size_m and world.npcs have no effect.
     Demo(DemoArgs),
 }
 
@@ -143,8 +146,8 @@ pub struct BotsArgs {
 /// Arguments of `shadowland demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// How many players.
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How many players, at most 60000.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=MAX_PLAYERS as i64))]
     pub players: u32,
     /// For how many seconds.
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
@@ -267,6 +270,14 @@ mod tests {
             Cli::try_parse_from(["shadowland", "--workers", "2", "serve", "--set", "world.npcs=3"]).unwrap();
         let config = Effective::from_layers(&[cli.config.layer()]).unwrap().config();
         assert_eq!((config.network.workers, config.world.npcs), (2, 3));
+    }
+
+    #[test]
+    fn a_demo_has_as_many_players_as_a_server_at_most() {
+        let demo = |players: &str| Cli::try_parse_from(["shadowland", "demo", "--players", players]);
+        assert!(demo("60000").is_ok() && demo("0").is_err());
+        let error = demo("60001").unwrap_err().to_string();
+        assert!(error.contains("60001 is not in 1..=60000"), "{error}");
     }
 
     #[test]

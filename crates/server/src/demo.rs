@@ -27,6 +27,7 @@ use shadowland_world::Frame;
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::config::settings::MAX_PLAYERS;
 use crate::integrity;
 use crate::server::{FrameTap, Published, Server, StartError};
 use crate::stats::ServerStats;
@@ -221,6 +222,10 @@ pub fn run(
 /// # Errors
 /// When so many cannot be.
 pub fn adapt(mut config: Config, players: usize) -> Result<Config, DemoError> {
+    if players as u64 > MAX_PLAYERS {
+        let reason = format!("a server has at most {MAX_PLAYERS}");
+        return Err(DemoError::Players { players, reason });
+    }
     let world = &mut config.world;
     let distance = world.distance_cm(EntityType::Player);
     world.set_density(players, OTHERS_IN_SIGHT, distance);

@@ -32,6 +32,13 @@ fn everybody_plays_and_sees_the_truth() {
 }
 
 #[test]
+fn more_players_than_a_server_has_are_refused_at_once() {
+    let error = demo::adapt(Config::default(), 60_001).unwrap_err().to_string();
+    assert_eq!(error, "a demo with 60001 players cannot be: a server has at most 60000");
+    assert!(demo::adapt(Config::default(), 60_000).is_ok());
+}
+
+#[test]
 fn the_report_has_exactly_the_documented_keys() {
     let options = DemoOptions { players: 1, measured: Duration::from_millis(200), send_hz: 60, net: None };
     let report = demo::run(Config::default(), &options, &mut |_| {}).unwrap();

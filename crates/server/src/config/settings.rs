@@ -63,6 +63,8 @@ pub enum Value {
     Text(String),
 }
 
+/// Most players at the same time.
+pub const MAX_PLAYERS: u64 = 60_000;
 /// How far something can be seen.
 const DISTANCE_M: Kind = Kind::Number { min: 5.0, max: 5_000.0 };
 /// What is allowed between two looks at an entity.
@@ -123,7 +125,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "session.max_players",
         meaning: "Players at the same time; the next one is refused.",
-        kind: Kind::Whole { min: 1, max: 60_000 },
+        kind: Kind::Whole { min: 1, max: MAX_PLAYERS },
         default: || Value::Whole(10_000),
     },
     Setting {
