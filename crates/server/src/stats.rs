@@ -45,7 +45,7 @@ pub struct WorkerStats {
     pub passing_dropped: u64,
     /// Times that the socket buffer was full and datagrams had to wait.
     pub blocked: u64,
-    /// Answers and control packets that found no room behind waiting datagrams.
+    /// Answers to handshakes that found no room behind waiting datagrams, and were not sent; clients repeat what they ask.
     pub crowded_out: u64,
     /// Messages from players that their session allows and the world cannot read.
     pub bad_messages: u64,

@@ -127,7 +127,7 @@ pub struct SecurityConfig {
     pub auth: Auth,
     /// Sessions that may come from one address.
     pub sessions_per_address: usize,
-    /// Whether the limits of addresses and networks hold for this machine's own too.
+    /// Whether the limits of addresses and networks hold for loopback addresses (127.0.0.0/8, ::1) too.
     pub limit_loopback: bool,
     /// Logins a second that a worker computes.
     pub logins_per_s: u32,

@@ -65,6 +65,8 @@ pub enum Value {
 
 /// Most players at the same time.
 pub const MAX_PLAYERS: u64 = 60_000;
+/// What is asked of the kernel for a buffer; it takes no more than this, and would grant less than what was asked for.
+const BUFFER_BYTES: Kind = Kind::Whole { min: 65_536, max: (1 << 30) - 1 };
 /// How far something can be seen.
 const DISTANCE_M: Kind = Kind::Number { min: 5.0, max: 5_000.0 };
 /// What is allowed between two looks at an entity.
@@ -113,13 +115,13 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "network.recv_buffer_bytes",
         meaning: "Kernel buffer for arriving datagrams, per worker; the kernel may grant less.",
-        kind: Kind::Whole { min: 65_536, max: 1 << 30 },
+        kind: BUFFER_BYTES,
         default: || Value::Whole(8 << 20),
     },
     Setting {
         key: "network.send_buffer_bytes",
         meaning: "Kernel buffer for departing datagrams, per worker; the kernel may grant less.",
-        kind: Kind::Whole { min: 65_536, max: 1 << 30 },
+        kind: BUFFER_BYTES,
         default: || Value::Whole(8 << 20),
     },
     Setting {
@@ -130,7 +132,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "session.idle_timeout_s",
-        meaning: "Seconds without a packet after which a player counts as gone; both sides ping after 5.",
+        meaning: "Seconds without a packet after which a player counts as gone; clients ping after 5, the server after transport.ping_interval_s.",
         kind: Kind::Number { min: 6.0, max: 600.0 },
         default: || Value::Number(15.0),
     },
@@ -274,7 +276,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "security.loopback",
-        meaning: "Whether limits by address and network hold for this machine's own addresses too.",
+        meaning: "Whether limits by address and network hold for loopback addresses (127.0.0.0/8, ::1) too.",
         kind: Kind::Word(&["unlimited", "limited"]),
         default: || Value::Text("unlimited".into()),
     },
