@@ -168,6 +168,8 @@ pub(super) struct Filled {
     pub(super) channel: Option<Channel>,
     pub(super) messages: usize,
     pub(super) fragments: bool,
+    /// Pieces of messages that have several.
+    pieces: bool,
     pub(super) compressed: bool,
     /// Bytes of bodies: of ordered and of unordered streams.
     pub(super) bytes: [u64; 2],
@@ -179,6 +181,7 @@ impl Filled {
         self.channel.get_or_insert(channel);
         self.messages += 1;
         self.bytes[usize::from(channel == Channel::ReliableUnordered)] += message.body.len() as u64;
+        self.pieces |= message.is_piece_of_several;
         if message.kind == ControlType::Fragment as u8 {
             self.fragments = true;
             // The top bit of a fragment's first byte.
@@ -390,7 +393,7 @@ impl Outbox {
                 leaves_room = starved && pass == Pass::WindowFull;
             }
         }
-        if filled.fragments || !has_large {
+        if filled.pieces || !has_large {
             self.piece_left_at = departure.now;
         }
         self.blocked = !lack_of_room && self.waiting > 0;
@@ -607,6 +610,22 @@ mod tests {
         (0..ASSEMBLIES).for_each(|_| large(&mut outbox).unwrap());
         assert_eq!(large(&mut outbox), Err(SendError::Full));
         assert_eq!(push(&mut outbox, Channel::ReliableOrdered, 0, &text(600)), Ok(()));
+    }
+
+    /// Else a flood of them would keep a large one from ever getting its room in the window.
+    #[test]
+    fn a_message_that_is_packed_into_one_fragment_is_no_piece_of_a_large_one() {
+        let mut outbox = Outbox::new();
+        outbox.set_windows(256, 65_536, 262_144);
+        let noise: Vec<u8> = (0..2_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        push(&mut outbox, Channel::ReliableUnordered, 0, &noise).unwrap();
+        let at = |seconds: u64| Time::from_micros(seconds * 1_000_000);
+        while outbox.waiting > 0 {
+            fill(&mut outbox, at(1), 4);
+        }
+        push(&mut outbox, Channel::ReliableUnordered, 0, &[b'a'; 600]).unwrap();
+        assert_eq!(fill(&mut outbox, at(2), 5), 1);
+        assert_eq!(outbox.piece_left_at, at(1));
     }
 
     #[test]
