@@ -176,7 +176,8 @@ pub(crate) fn demo(config: &ConfigArgs, args: &DemoArgs) -> Result<(), Failure> 
     let effective = config.load().map_err(not_started)?;
     let mut config = effective.config();
     config.security.key_log = key_log_path();
-    if !effective.is_set("server.log") {
+    let says_nothing = config.log_filter == Config::default().log_filter;
+    if says_nothing && !effective.is_set_for_this_run("server.log") {
         // The progress and the report say it all.
         config.log_filter = "warn".to_owned();
     }

@@ -30,7 +30,7 @@ use shadowland_wire::message::server::Welcome;
 use shadowland_world::{Encoder, Frame, PlayerHandle, Tick, Viewer, WorldConfig};
 
 use crate::config::{Config, Consequence, TICK_HZ};
-use crate::mail::{Letterbox, Mail, Recipient};
+use crate::mail::{Letterbox, Mail, Recipient, WAITING_NEWS};
 use crate::queue::{Completed, ToWorker, ToWorld, WorkerQueues};
 use crate::rotation::Rotation;
 use crate::session::{Inbound, Player, Stage};
@@ -80,6 +80,8 @@ pub struct Hub {
     stats: WorkerStats,
     /// The last answer to a handshake.
     reply: [u8; HANDSHAKE_REPLY_BYTES],
+    /// It was told that the game does not read its mailbox.
+    mail_warned: bool,
 }
 
 /// What of the configuration matters here.
@@ -113,6 +115,7 @@ impl Hub {
             last_tick: 0,
             stats: WorkerStats::default(),
             reply: [0; HANDSHAKE_REPLY_BYTES],
+            mail_warned: false,
         }
     }
 
@@ -174,7 +177,7 @@ impl Hub {
         let tick = frame.tick();
         self.stats.frames_skipped += u64::from(tick.saturating_sub(self.last_tick + 1));
         self.last_tick = tick;
-        let full = players >= self.rules.max_players;
+        let full = players >= self.rules.max_players || !self.mail_is_read();
         self.endpoint.refuse_new(full.then_some(DenyReason::Full));
         self.endpoint.on_timeout(now);
         self.sort_mail();
@@ -264,6 +267,19 @@ impl Hub {
     /// Handshakes that were computed.
     pub(crate) fn handshakes(&self) -> u64 {
         self.endpoint.counters().handshakes
+    }
+
+    /// Whether the game hears of its players, and others may come. Tells once when it does not.
+    fn mail_is_read(&mut self) -> bool {
+        let is_read = self.queues.mail.has_room_for_players();
+        if !is_read && !self.mail_warned {
+            tracing::warn!(
+                "the game has not read of the last {WAITING_NEWS} players who came or went: nobody else is let in until it \
+                 reads its mailbox (Mailbox::try_next)"
+            );
+        }
+        self.mail_warned = !is_read;
+        is_read
     }
 
     fn stop_round(&mut self) {

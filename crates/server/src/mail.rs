@@ -26,7 +26,7 @@ use thiserror::Error;
 const WAITING_MESSAGES: usize = 4_096;
 const WAITING_BYTES: usize = 4 << 20;
 /// Players who came or left, of whom the game has not heard, above which nobody is let into the world.
-const WAITING_NEWS: usize = 16_384;
+pub(crate) const WAITING_NEWS: usize = 16_384;
 /// Bytes for a player that wait for room in its connection; one message is always taken.
 const WAITING_BYTES_FOR_PLAYER: usize = 64 * 1024;
 /// What a message that waits counts for, in bytes: one without a body takes memory, too.

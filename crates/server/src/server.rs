@@ -108,7 +108,8 @@ impl Server {
         Self::start_with_mailbox(config, identity).map(|(server, _nobody_reads)| server)
     }
 
-    /// As [`Server::start`], for a game that has messages of its own for its players, or they for it.
+    /// As [`Server::start`], for a game that has messages of its own for its players, or they for it. It has to read the
+    /// mailbox, or drop it: while it does not, what players say is not taken, and after a while nobody is let in.
     ///
     /// # Errors
     /// As of [`Server::start`].

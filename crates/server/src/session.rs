@@ -173,7 +173,7 @@ impl Receiver for Inbound<'_> {
                 has_share && self.queues.mail.has_room(&letterbox.recipient, bytes)
             }
             // A player who is not in the world yet is nobody that the game knows.
-            None => self.player.handle().is_some() || !self.queues.mail.is_read(),
+            None => !self.queues.mail.is_read(),
         }
     }
 
@@ -342,14 +342,24 @@ mod tests {
         let inbound = Inbound { player: &mut player, queues: &mut worker, stats: &mut stats, tick: 7 };
         assert!(!inbound.has_room(0x30, 0));
         assert!(inbound.has_room(ClientType::ResetPage as u8, 0), "the game has nothing to do with it");
-        *inbound.player = playing();
-        assert!(
-            inbound.has_room(0x30, 0),
-            "of a player who came before the game had a mailbox it is refused"
-        );
-        *inbound.player = Player::default();
         drop(mailbox);
         assert!(inbound.has_room(0x30, 0), "nobody reads");
+    }
+
+    #[test]
+    fn nobody_asks_for_a_place_while_the_game_does_not_hear_of_players() {
+        let (mailbox, mut posts) = mailbox(1, 1_000);
+        let (mut worker, mut world) = queues(10, posts.remove(0));
+        let session = Slot::claimed_by(&[0x80; 16]).unwrap();
+        while worker.mail.has_room_for_players() {
+            worker.mail.tell(Mail::Joined(Recipient::new(session, EntityId::from_bits(1))));
+        }
+        let mut player = Player::default();
+        player.ask(Time::default(), session, &mut worker);
+        assert!(matches!(player.stage, Stage::Outside) && world.from_worker.pop().is_err());
+        assert!(mailbox.try_next().is_some());
+        player.ask(Time::default(), session, &mut worker);
+        assert!(matches!(player.stage, Stage::Asked));
     }
 
     #[test]

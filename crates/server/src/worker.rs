@@ -42,7 +42,7 @@ const SESSIONS_PER_TURN: usize = 64;
 /// The same for a while after so many handshakes in one turn: they must not come between the sessions of a round again.
 const SESSIONS_PER_TURN_OF_FLOOD: usize = 256;
 /// That while.
-const FLOOD: Duration = Duration::from_millis(100);
+pub(crate) const FLOOD: Duration = Duration::from_millis(100);
 /// The share of a round that serves some sessions however late it is: everybody is served within so many rounds.
 const LATE_ROUNDS: usize = 16;
 /// Longest sleep: the world wakes its workers far more often.

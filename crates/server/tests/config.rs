@@ -184,6 +184,12 @@ fn what_is_of_no_use_is_a_mistake() {
             )
         );
         assert_eq!(load(&format!("[security]\n{line}\nintegrity = \"log\"")), Ok(()));
+        // Off for once, whatever the file says.
+        let file = format!("[security]\n{line}\nintegrity = \"log\"");
+        let file = Layer::from_toml("shadowland.toml", &file).unwrap();
+        let mut arguments = Layer::default();
+        arguments.push_argument("--set", "security.integrity", "off");
+        assert!(Effective::from_layers(&[file, arguments]).is_ok());
     }
     // As `shadowland config` prints it.
     assert_eq!(load("[security]\ntoken_keys = \"data/token_keys\"\nauth = \"open\""), Ok(()));

@@ -105,7 +105,7 @@ impl Flags {
     pub const FRAGMENT: Self = Self(0x08);
     /// The fragment is one of a message that was compressed.
     pub const COMPRESSED: Self = Self(0x10);
-    /// The packet carries nothing but acknowledgements, and is itself never acknowledged.
+    /// The packet carries nothing but acknowledgements, and asks for none.
     pub const ACKNOWLEDGMENT: Self = Self(0x20);
     /// The packet carries a ReliableHandshake message.
     pub const RELIABLE_HANDSHAKE: Self = Self(0x40);

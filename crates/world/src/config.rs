@@ -13,7 +13,7 @@ use crate::sight;
 pub const MAX_LAYERS: usize = 4;
 /// Most ticks between updates of what is distant.
 pub const DISTANT_PERIOD_MAX: u32 = 60;
-/// Most entities that a world can hold; the indices of as many again as a quarter of them may rest.
+/// Most entities that a world can hold; the indices of a quarter of as many more may rest, or of all players.
 pub const MAX_ENTITIES: usize = 800_000;
 /// Most players that can be in a world: the indices of all of them may rest.
 pub const MAX_PLAYERS: usize = 200_000;

@@ -11,9 +11,13 @@ fn sent_to_the_next(the_first_sees: bool) -> Vec<Vec<u8>> {
     let mut world = World::new(WorldConfig { npcs: 0, ..WorldConfig::default() });
     let first = world.join().unwrap();
     world.teleport(first.entity, [0.0; 3]);
-    let [secret, one, other] =
-        [0.0, 100.0, 200.0].map(|x| world.spawn(EntityType::Npc, [x, 0.0, 0.0]).unwrap());
-    world.hide(secret, if the_first_sees { std::slice::from_ref(&first) } else { &[] });
+    let mut spawn = |x| world.spawn(EntityType::Npc, [x, 0.0, 0.0]).unwrap();
+    // More than a page holds.
+    let secrets = [0.0; 30].map(&mut spawn);
+    let [one, other] = [100.0, 200.0].map(spawn);
+    for secret in secrets {
+        world.hide(secret, if the_first_sees { std::slice::from_ref(&first) } else { &[] });
+    }
     (0..5).for_each(|_| world.tick());
     world.leave(first);
     let next = world.join().unwrap();

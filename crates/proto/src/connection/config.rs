@@ -40,7 +40,7 @@ pub struct TransportConfig {
     /// taken apart are counted on their own, and one is taken whenever the others are within the figure: so a
     /// connection holds up to twice as much and one largest message.
     pub send_bytes: usize,
-    /// Reliable messages, or pieces of them, that wait for their acknowledgement; then sending says full.
+    /// Reliable messages that fit a packet, that wait for their acknowledgement; then sending says full.
     pub send_messages: usize,
     /// Messages of a stream that this side takes from the next expected one on, at most [`REORDER_WINDOW`].
     pub window_messages: u16,

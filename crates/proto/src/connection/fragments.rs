@@ -59,8 +59,6 @@ pub(super) struct Assemblies {
     /// Of memory that all pieces take.
     bytes: usize,
     message_bytes: usize,
-    /// Bytes that were unpacked and not told yet, those of messages before they were compressed.
-    unpacked: usize,
     expiry: Duration,
     /// Time of the last piece, silence taken off.
     progress_at: Time,
@@ -83,7 +81,6 @@ impl Assemblies {
             open: Vec::new(),
             bytes: 0,
             message_bytes: config.message_bytes,
-            unpacked: 0,
             expiry: config.assembly_expiry,
             progress_at: Time::default(),
             silence: Duration::ZERO,
@@ -148,11 +145,11 @@ impl Assemblies {
         let Fragment { whole, index, piece } = Fragment::decode(body).map_err(|_| Refused::Malformed)?;
         let id = place.id.checked_sub(u64::from(index)).ok_or(Refused::Malformed)?;
         let first = MessageId { id, ..place };
-        if whole.size.max(whole.plain()) as usize > self.message_bytes {
+        if !self.takes(&whole) {
             return Err(Refused::Malformed);
         }
         if whole.pieces() == 1 {
-            return self.finish(whole, piece, receiver);
+            return finish(whole, piece, receiver);
         }
         let known = self.open.iter().position(|assembly| assembly.first == first);
         if known.is_none() && self.open.len() >= ASSEMBLIES {
@@ -180,25 +177,12 @@ impl Assemblies {
         self.bytes -= pieces.values().map(|piece| cost_of(piece)).sum::<usize>();
         let mut bytes = Vec::with_capacity(whole.size as usize);
         pieces.values().for_each(|piece| bytes.extend_from_slice(piece));
-        self.finish(whole, &bytes, receiver)
+        finish(whole, &bytes, receiver)
     }
 
-    /// Gives a complete message to `receiver`.
-    fn finish(&mut self, whole: Whole, bytes: &[u8], receiver: &mut impl Receiver) -> Result<(), Refused> {
-        match whole.plain_size {
-            None => receiver.message(whole.kind, bytes),
-            Some(plain_size) => {
-                self.unpacked += plain_size as usize;
-                let plain = decompress(bytes, plain_size as usize).ok_or(Refused::Unpackable)?;
-                receiver.message(whole.kind, &plain);
-            }
-        }
-        Ok(())
-    }
-
-    /// Bytes that were unpacked since it was last asked.
-    pub(super) fn take_unpacked(&mut self) -> usize {
-        std::mem::take(&mut self.unpacked)
+    /// Whether a message is no larger than this side takes.
+    pub(super) fn takes(&self, whole: &Whole) -> bool {
+        whole.size.max(whole.plain()) as usize <= self.message_bytes
     }
 
     /// The last moment at which the peer was heard, on a clock that stands still while it is silent.
@@ -209,6 +193,18 @@ impl Assemblies {
 
 fn cost_of(piece: &[u8]) -> usize {
     piece.len() + MESSAGE_OVERHEAD
+}
+
+/// Gives a complete message to `receiver`.
+fn finish(whole: Whole, bytes: &[u8], receiver: &mut impl Receiver) -> Result<(), Refused> {
+    match whole.plain_size {
+        None => receiver.message(whole.kind, bytes),
+        Some(plain_size) => {
+            let plain = decompress(bytes, plain_size as usize).ok_or(Refused::Unpackable)?;
+            receiver.message(whole.kind, &plain);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -23,6 +23,10 @@ pub(super) struct Inbox {
     /// Messages of ordered streams that wait for an earlier one.
     held: BTreeMap<MessageId, Held>,
     held_bytes: usize,
+    /// The same once they are unpacked.
+    held_plain_bytes: usize,
+    /// What unpacking what was taken adds to its bytes, and was not asked for yet.
+    unpacked_bytes: usize,
     pub(super) assemblies: Assemblies,
     share: HeldShare,
     window_messages: u64,
@@ -33,6 +37,30 @@ pub(super) struct Inbox {
 struct Held {
     kind: u8,
     body: Box<[u8]>,
+    plain_bytes: usize,
+}
+
+/// What a message is a piece of, or is itself.
+#[derive(Debug, Clone, Copy)]
+struct Measure {
+    /// The type and the bytes of the whole, unpacked.
+    kind: u8,
+    bytes: usize,
+    /// The message's own share of them.
+    share: usize,
+    /// What unpacking adds to the bytes of that share.
+    added: usize,
+}
+
+impl Measure {
+    fn of(kind: u8, body: &[u8], piece: Option<&Fragment<'_>>) -> Self {
+        let Some(Fragment { whole, piece, .. }) = piece else {
+            return Self { kind, bytes: body.len(), share: body.len(), added: 0 };
+        };
+        let share = u64::from(whole.plain()) * piece.len() as u64 / u64::from(whole.size.max(1));
+        let share = (share as usize).max(piece.len());
+        Self { kind: whole.kind, bytes: whole.plain() as usize, share, added: share - piece.len() }
+    }
 }
 
 /// Why a message is not taken. Its packet must not be acknowledged.
@@ -51,6 +79,8 @@ impl Inbox {
             unordered: Arrived::default(),
             held: BTreeMap::new(),
             held_bytes: 0,
+            held_plain_bytes: 0,
+            unpacked_bytes: 0,
             assemblies: Assemblies::new(config),
             share: HeldShare::default(),
             window_messages: u64::from(config.window_messages),
@@ -82,11 +112,16 @@ impl Inbox {
         }
         let next = self.next_id[place.stream.index()];
         let Some(ahead) = place.id.checked_sub(next) else { return Ok(()) };
-        let (kind_of_whole, bytes) = match &piece {
-            Some(Fragment { whole, .. }) => (whole.kind, whole.plain() as usize),
-            None => (kind, body.len()),
-        };
-        if ahead >= self.window_messages || !receiver.has_room(kind_of_whole, bytes) {
+        if kind == ControlType::Fragment as u8
+            && !piece.as_ref().is_some_and(|piece| self.assemblies.takes(&piece.whole))
+        {
+            return Err(NotTaken::Broken);
+        }
+        let measure = Measure::of(kind, body, piece.as_ref());
+        // What it waits with comes at once with it.
+        let waits = place.stream.channel() == Channel::ReliableOrdered && ahead > 0;
+        let bytes = measure.bytes + if waits { self.held_plain_bytes } else { 0 };
+        if ahead >= self.window_messages || !receiver.has_room(measure.kind, bytes) {
             return Err(NotTaken::AheadOfWindow);
         }
         if !self.share.reserve(self.cost_of(place, ahead, body, piece.as_ref())) {
@@ -95,10 +130,18 @@ impl Inbox {
         let result = match place.stream.channel() {
             Channel::ReliableUnordered => self.accept_unordered(place, ahead, kind, body, receiver),
             _ if ahead == 0 => self.deliver(place, kind, body, receiver),
-            _ => self.hold(place, kind, body),
+            _ => self.hold(place, kind, body, measure.share),
         };
         self.share.settle(self.cost());
+        if result.is_ok() {
+            self.unpacked_bytes += measure.added;
+        }
         result
+    }
+
+    /// Bytes that unpacking adds to those of the messages that were taken since this was last asked.
+    pub(super) fn take_unpacked_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.unpacked_bytes)
     }
 
     /// Bytes of memory that a message takes until it is delivered. What is delivered at once takes none, and may make
@@ -169,6 +212,7 @@ impl Inbox {
         let mut place = MessageId { id: place.id + 1, ..place };
         while let Some(held) = self.held.remove(&place) {
             self.held_bytes -= held.body.len();
+            self.held_plain_bytes -= held.plain_bytes;
             self.hand_over(place, held.kind, &held.body, receiver)?;
             place.id += 1;
         }
@@ -176,7 +220,7 @@ impl Inbox {
         Ok(())
     }
 
-    fn hold(&mut self, place: MessageId, kind: u8, body: &[u8]) -> Result<(), NotTaken> {
+    fn hold(&mut self, place: MessageId, kind: u8, body: &[u8], plain_bytes: usize) -> Result<(), NotTaken> {
         if self.held.contains_key(&place) {
             return Ok(());
         }
@@ -184,7 +228,8 @@ impl Inbox {
             return Err(NotTaken::AheadOfWindow);
         }
         self.held_bytes += body.len();
-        self.held.insert(place, Held { kind, body: body.into() });
+        self.held_plain_bytes += plain_bytes;
+        self.held.insert(place, Held { kind, body: body.into(), plain_bytes });
         Ok(())
     }
 }
@@ -282,6 +327,47 @@ mod tests {
 
     fn place(channel: Channel, id: u64) -> MessageId {
         MessageId { stream: StreamId::new(channel, 0).unwrap(), id }
+    }
+
+    /// As [`Delivered`], for so many bytes in all, of which all that comes at once counts.
+    struct Bounded(usize, Delivered);
+
+    impl Receiver for Bounded {
+        fn message(&mut self, kind: u8, body: &[u8]) {
+            self.1.message(kind, body);
+        }
+        fn has_room(&self, _kind: u8, bytes: usize) -> bool {
+            bytes <= self.0
+        }
+        fn acked(&mut self, _sequence: u64) {}
+    }
+
+    #[test]
+    fn what_waits_behind_a_gap_counts_as_what_it_is_unpacked_to() {
+        let packed = super::super::compress::compress(&[7; 100_000]).unwrap();
+        let whole = Whole { kind: 0x30, size: packed.len() as u32, plain_size: Some(100_000) };
+        let body = super::super::fragments::take_apart(whole, &packed).next().unwrap();
+        let (mut inbox, mut receiver) =
+            (Inbox::new(&TransportConfig::default()), Bounded(300_000, Delivered::default()));
+        let mut taken = 0;
+        for id in 1..10 {
+            let place = place(Channel::ReliableOrdered, id);
+            taken += usize::from(inbox.accept(place, FRAGMENT, &body, &mut receiver).is_ok());
+        }
+        assert_eq!((taken, inbox.take_unpacked_bytes()), (3, 3 * (100_000 - packed.len())));
+        inbox.accept(place(Channel::ReliableOrdered, 0), 0x30, &[], &mut receiver).unwrap();
+        assert_eq!(receiver.1.0.iter().map(Vec::len).sum::<usize>(), 300_000);
+        assert_eq!((inbox.held_plain_bytes, inbox.held_bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_broken_fragment_is_one_whether_there_is_room_or_not() {
+        let mut inbox = Inbox::new(&TransportConfig { message_bytes: 2_000, ..TransportConfig::default() });
+        for body in [vec![], vec![0xff; 5], piece(2_001, 0)] {
+            let place = place(Channel::ReliableOrdered, 3);
+            let taken = inbox.accept(place, FRAGMENT, &body, &mut Bounded(0, Delivered::default()));
+            assert_eq!(taken, Err(NotTaken::Broken), "{body:?}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,8 @@ use crate::drop_reason::DropReason;
 const PACKET_BYTES: u64 = 64;
 /// How far the rate may be exceeded for a moment, as the time that it then takes to make up for.
 const BURST_US: u64 = 1_000_000;
+/// No session ends by it: the shortest idle timeout is three times as long.
+const DEBT_MAX_US: u64 = 2 * BURST_US;
 
 /// A bucket of bytes, kept as the time at which everything that was taken is paid for.
 #[derive(Debug, Default)]
@@ -33,20 +35,22 @@ impl Intake {
     /// A packet has opened.
     #[inline]
     pub(super) fn spend(&mut self, now: Time, bytes: usize) {
-        self.spend_bytes(now, bytes as u64 + PACKET_BYTES);
+        if self.us_per_byte > 0 {
+            self.paid_at_us =
+                self.paid_at_us.max(now.as_micros()) + self.cost_us(bytes as u64 + PACKET_BYTES);
+        }
     }
 
-    /// Compressed messages were unpacked to so many bytes: few that came can cost as much work as many.
+    /// Unpacking what has come takes work as for so many bytes more. However much that is, it has the client wait for no
+    /// longer than [`DEBT_MAX_US`].
     pub(super) fn spend_unpacked(&mut self, now: Time, bytes: usize) {
-        self.spend_bytes(now, bytes as u64);
+        let paid_at_us = self.paid_at_us.max(now.as_micros()).saturating_add(self.cost_us(bytes as u64));
+        self.paid_at_us = paid_at_us.min(now.as_micros() + DEBT_MAX_US).max(self.paid_at_us);
     }
 
     #[inline]
-    fn spend_bytes(&mut self, now: Time, bytes: u64) {
-        if self.us_per_byte > 0 {
-            let cost_us = (bytes * self.us_per_byte) >> 32;
-            self.paid_at_us = self.paid_at_us.max(now.as_micros()) + cost_us;
-        }
+    fn cost_us(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(self.us_per_byte) >> 32
     }
 }
 
@@ -71,6 +75,18 @@ mod tests {
         assert_eq!(taken(start), 101_000);
         let later: u64 = (1..=100).map(|tenth| taken(start + Duration::from_millis(100 * tenth))).sum();
         assert!((999_000..=1_001_000).contains(&later), "{later} bytes in 10 s");
+    }
+
+    #[test]
+    fn whatever_was_unpacked_the_wait_is_short() {
+        let mut intake = Intake::default();
+        intake.limit(1);
+        let now = Time::from_micros(5_000_000);
+        for bytes in [1_000, 1 << 28, usize::MAX] {
+            intake.spend_unpacked(now, bytes);
+            assert_eq!(intake.check(now), Err(DropReason::TooFast));
+            assert_eq!(intake.check(now + Duration::from_secs(1)), Ok(()), "{bytes}");
+        }
     }
 
     #[test]

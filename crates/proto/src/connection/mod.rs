@@ -719,7 +719,7 @@ impl Connection {
                 self.inbox.assemblies.heard(now);
                 let taken = self.inbox.accept(place, frame.kind, frame.body, receiver);
                 self.assembles = self.inbox.assemblies.are_open();
-                let unpacked = self.inbox.assemblies.take_unpacked();
+                let unpacked = self.inbox.take_unpacked_bytes();
                 if unpacked > 0 {
                     self.intake.spend_unpacked(now, unpacked);
                 }

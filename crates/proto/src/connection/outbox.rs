@@ -280,10 +280,13 @@ impl Outbox {
         if body.len() > config.message_bytes {
             return Err(SendError::TooLarge);
         }
-        // Whoever is told to come again does: before it is known to have room, a message is not worth packing.
+        // Whoever is told to come again does: a message is packed only when it is sure to be taken.
         let is_large = body.len() > RELIABLE_MESSAGE_BYTES;
         if is_large { self.check_large(config, body.len()) } else { self.check_whole(config, body.len()) }?;
-        let may_pack = config.compress && self.peer_message_bytes.is_some_and(|most| body.len() <= most);
+        // It may become one that leaves in one piece.
+        let has_room = !is_large || self.check_whole(config, RELIABLE_MESSAGE_BYTES).is_ok();
+        let may_pack =
+            config.compress && has_room && self.peer_message_bytes.is_some_and(|most| body.len() <= most);
         let packed = if may_pack { compress(body) } else { None };
         if packed.is_none() && !is_large {
             self.queue(stream, kind, false, body.into());
@@ -297,8 +300,6 @@ impl Outbox {
             let first = MessageId { stream, id: self.next_id[stream.index()] };
             let free = self.large.iter_mut().find(|large| large.is_none()).ok_or(SendError::Full)?;
             *free = Some(Large { first, pieces: whole.pieces(), unacknowledged: whole.pieces() });
-        } else if is_large {
-            self.check_whole(config, bytes.len())?;
         }
         for piece in take_apart(whole, bytes) {
             self.queue(stream, ControlType::Fragment as u8, of_several, piece);

@@ -224,13 +224,13 @@ impl Effective {
         Ok(effective)
     }
 
-    /// Whether somebody set it, if only to its default.
+    /// Whether the environment or the command line set it, if only to its default.
     ///
     /// # Panics
     /// When there is no such setting.
     #[must_use]
-    pub fn is_set(&self, key: &str) -> bool {
-        self.entry(key).2.is_some()
+    pub fn is_set_for_this_run(&self, key: &str) -> bool {
+        matches!(self.entry(key).2, Some(Place::Variable(_) | Place::Argument(_)))
     }
 
     /// The same values in the server's own types.
@@ -385,7 +385,9 @@ impl Effective {
             ("security.integrity_interval_s", "security.integrity", "off", nobody),
         ] {
             let (setting, value, _) = self.entry(key);
-            if self.text(switch) == off && *value != (setting.default)() {
+            // Integrity challenges may be turned off for once, whatever the file says of them.
+            let on_purpose = switch == "security.integrity" && self.is_set_for_this_run(switch);
+            if self.text(switch) == off && !on_purpose && *value != (setting.default)() {
                 return Err(self.not_together(key, &[], allowed.to_owned()));
             }
         }

@@ -65,8 +65,6 @@ pub enum Value {
 
 /// Most players at the same time.
 pub const MAX_PLAYERS: u64 = 60_000;
-/// What is asked of the kernel for a buffer; it takes no more than this, and would grant less than what was asked for.
-const BUFFER_BYTES: Kind = Kind::Whole { min: 65_536, max: (1 << 30) - 1 };
 /// How far something can be seen.
 const DISTANCE_M: Kind = Kind::Number { min: 5.0, max: 5_000.0 };
 /// What is allowed between two looks at an entity.
@@ -115,13 +113,13 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "network.recv_buffer_bytes",
         meaning: "Kernel buffer for arriving datagrams, per worker; the kernel may grant less.",
-        kind: BUFFER_BYTES,
+        kind: Kind::Whole { min: 65_536, max: 1 << 30 },
         default: || Value::Whole(8 << 20),
     },
     Setting {
         key: "network.send_buffer_bytes",
         meaning: "Kernel buffer for departing datagrams, per worker; the kernel may grant less.",
-        kind: BUFFER_BYTES,
+        kind: Kind::Whole { min: 65_536, max: 1 << 30 },
         default: || Value::Whole(8 << 20),
     },
     Setting {
