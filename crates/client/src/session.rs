@@ -176,19 +176,15 @@ impl Session {
                     replica: &mut self.replica,
                     blind: self.blind,
                     stats: &mut self.stats,
-                    welcome: None,
+                    welcome: &mut self.welcome,
                     unreadable: None,
                     watcher,
                     events: &mut self.events,
                     unread_bytes: &mut self.unread_bytes,
                 };
                 let result = connection.handle(now, datagram, &mut inbound);
-                let Inbound { welcome, unreadable, .. } = inbound;
+                let Inbound { unreadable, .. } = inbound;
                 self.stats.resets += self.resets.send(now, &self.replica, |page| ask_for(connection, page));
-                if let Some(welcome) = welcome {
-                    self.welcome = Some(welcome);
-                    self.events.push_back(Event::Welcomed(welcome));
-                }
                 if let Some(error) = unreadable {
                     connection.close(now, DisconnectReason::Leaving);
                     self.end(End::Unreadable(error));
@@ -401,7 +397,7 @@ struct Inbound<'a, W> {
     replica: &'a mut Replica,
     blind: bool,
     stats: &'a mut SessionStats,
-    welcome: Option<Welcome>,
+    welcome: &'a mut Option<Welcome>,
     unreadable: Option<DecodeError>,
     watcher: &'a mut W,
     events: &'a mut VecDeque<Event>,
@@ -412,7 +408,7 @@ impl<W: Watcher> Receiver for Inbound<'_, W> {
     fn message(&mut self, kind: u8, body: &[u8]) {
         let read = match ServerType::from_byte(kind) {
             Some(ServerType::Snapshot) => self.snapshot(body),
-            Some(ServerType::Welcome) => Welcome::decode(body).map(|welcome| self.welcome = Some(welcome)),
+            Some(ServerType::Welcome) => self.welcome(body),
             None if GAME_TYPES_OF_SERVER.contains(&kind) => {
                 *self.unread_bytes += body.len();
                 self.events.push_back(Event::Message { kind, body: body.into() });
@@ -434,6 +430,14 @@ impl<W: Watcher> Receiver for Inbound<'_, W> {
 }
 
 impl<W: Watcher> Inbound<'_, W> {
+    /// Its event stands where it came among the game's own messages, which share its stream.
+    fn welcome(&mut self, body: &[u8]) -> Result<(), DecodeError> {
+        let welcome = Welcome::decode(body)?;
+        *self.welcome = Some(welcome);
+        self.events.push_back(Event::Welcomed(welcome));
+        Ok(())
+    }
+
     fn snapshot(&mut self, body: &[u8]) -> Result<(), DecodeError> {
         if self.blind {
             self.stats.snapshots += 1;

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Blocks, Lab, PAGE, TICK, walker};
+use common::{Blocks, GAME_TYPE, Lab, PAGE, TICK, walker};
 use shadowland_client::{ConnectError, End, EntityId, Event, View};
 use shadowland_proto::{CloseReason, DisconnectReason, State};
 
@@ -23,6 +23,18 @@ fn every_input_arrives_once_in_order_though_half_of_the_packets_are_lost() {
     assert!(lab.heard.inputs.windows(2).all(|pair| pair[0].1 != pair[1].1), "each with its own value");
     lab.step(Some(Blocks::Full), &mut ());
     assert_eq!(lab.session.replica().last_input(), lab.session.newest_input());
+}
+
+#[test]
+fn what_comes_on_the_stream_of_the_welcome_is_told_in_its_order() {
+    let mut lab = Lab::new(None);
+    lab.said_beside_welcome = Some([b"before", b"after"]);
+    for _ in 0..10 {
+        lab.step(None, &mut ());
+    }
+    let said = |body: &[u8]| Event::Message { kind: GAME_TYPE, body: body.into() };
+    let welcomed = Event::Welcomed(*lab.session.welcome().unwrap());
+    assert_eq!(lab.events, [Event::Connected, said(b"before"), welcomed, said(b"after")]);
 }
 
 #[test]

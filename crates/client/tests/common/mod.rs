@@ -26,6 +26,8 @@ use shadowland_wire::message::{ClientType, ServerType};
 use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
 pub(crate) const TICK: Duration = Duration::from_micros(16_667);
+/// A message of the game's own.
+pub(crate) const GAME_TYPE: u8 = 0x60;
 pub(crate) const PAGE: PageId = PageId { cell: CellId(5), number: 0 };
 
 /// What the server got from the client.
@@ -87,6 +89,8 @@ pub(crate) struct Lab {
     /// Client datagrams of which the remainder by 4 is below this are lost.
     pub(crate) lost_of_four: u64,
     pub(crate) last_snapshot: u64,
+    /// What the game says on the stream of the welcome, right before it and right after it.
+    pub(crate) said_beside_welcome: Option<[&'static [u8]; 2]>,
     welcomed: bool,
 }
 
@@ -124,6 +128,7 @@ impl Lab {
             datagrams_from_client: 0,
             lost_of_four: 0,
             last_snapshot: 0,
+            said_beside_welcome: None,
             welcomed: false,
         }
     }
@@ -203,9 +208,12 @@ impl Lab {
             let mut body = [0; Welcome::MAX_BYTES];
             let mut writer = Writer::new(&mut body);
             welcome.encode(&mut writer).unwrap();
-            connection
-                .send(Channel::ReliableOrdered, 0, ServerType::Welcome as u8, writer.written())
-                .unwrap();
+            let mut say =
+                |kind, body: &[u8]| connection.send(Channel::ReliableOrdered, 0, kind, body).unwrap();
+            let (before, after) = self.said_beside_welcome.map(|[before, after]| (before, after)).unzip();
+            before.into_iter().for_each(|body| say(GAME_TYPE, body));
+            say(ServerType::Welcome as u8, writer.written());
+            after.into_iter().for_each(|body| say(GAME_TYPE, body));
         }
         let mut buffer = [0; 1_200];
         while let Some(length) = connection.poll_transmit(self.now, &mut buffer) {
