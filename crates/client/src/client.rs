@@ -204,12 +204,9 @@ impl Client {
             // An error is about a datagram that was sent before; whether the server is there, time will tell.
             let Ok(length) = self.socket.recv(&mut self.buffer[..]) else { return };
             let now = self.now();
-            let before = self.session.replica().tick();
             // What is dropped is counted by the connection.
             let _ = self.session.handle_watched(now, &mut self.buffer[..length], &mut self.view);
-            if self.session.replica().tick() != before {
-                self.view.snapshot_arrived(now, self.session.replica());
-            }
+            self.view.snapshot_arrived(now, self.session.replica());
         }
     }
 

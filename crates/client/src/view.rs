@@ -155,8 +155,9 @@ impl View {
         });
     }
 
-    /// Notes what the replica knows of the player itself, and when its newest snapshot arrived. Everybody else
-    /// came by way of the [`Watcher`].
+    /// Notes what the replica knows of the player itself, and when its newest snapshot arrived: to be called after each
+    /// datagram, for of a tick's packets the one that tells of the player may come last. Everybody else came by way of
+    /// the [`Watcher`].
     pub fn snapshot_arrived(&mut self, now: Time, replica: &Replica) {
         let Some(world) = self.world else { return };
         self.clock.snapshot_arrived(now, replica.tick(), world.tick_hz);
