@@ -6,6 +6,11 @@
 //! the newer one has not arrived yet, the entity goes on for a short while: at the velocity that the server tells of
 //! what flies or drives, else as it moved between its last two samples, and then back to where it was last seen.
 //!
+//! Of some entities the server tells more rarely than that, as of those deep in a crowd. Such a one is shown later by as
+//! much: a sample that comes when its predecessor was passed long ago is where the entity goes from where it is shown
+//! now, in the time that it took itself. So it stands nowhere else than on its way, and never ahead of what is known of it
+//! by more than the short while. When it is told of more often, it catches up.
+//!
 //! ```text
 //! ticks    ... 100   101   102   103   104   105   106   107        the newest that arrived
 //! samples       x                 x                 x
@@ -36,12 +41,21 @@ const EXTRAPOLATION_TICKS: f64 = 15.0;
 /// Of what is far off and moves, the server sends something in the first snapshot after so many ticks; of what
 /// is near, in each.
 const FAR_TICKS: u32 = 3;
-/// Samples that may be lost in a row; a longer gap means that the entity stood still in between.
+/// The least of what an entity goes on at its own, in ticks: as much as snapshots come unevenly.
+const UNEVEN_TICKS: f64 = 3.0;
+/// Samples that may be lost in a row; a longer gap means that the entity stood still in between, unless it has gone
+/// as far as if it had not.
 const LOST_SAMPLES: u32 = 3;
+/// Gaps of an entity by which is judged how often it is told of: by the shortest, for samples are lost and entities rest.
+const GAPS: usize = 3;
+/// The longest gap from which is concluded that an entity is told of so rarely. The server's longest is 168 ticks.
+const LONGEST_GAP: u32 = 200;
 /// Farther off than what its speed explains by this much, in centimetres, an entity has not walked there. Of what goes
 /// on foot no speed is told: it may be this, in cm/s.
 const TELEPORT_CM: f64 = 300.0;
 const ON_FOOT_CM_PER_S: f64 = 1_000.0;
+/// Slower than this nobody walks all the time between two samples that are far apart, in cm/s: it rested for a part.
+const WALK_CM_PER_S: f64 = 150.0;
 
 /// An entity as it is to be shown.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -121,6 +135,12 @@ struct Track {
     /// Where the oldest is.
     first: u8,
     count: u8,
+    /// The last gaps in which it moved, in ticks, the newest first; 0 = none yet.
+    gaps: [u16; GAPS],
+    /// The tick of which the newest sample tells; it may be shown later.
+    told: u32,
+    /// How it moved up to there, in cm a tick, as far as it was told.
+    step: [f32; 3],
 }
 
 /// How close samples are to each other, in ticks.
@@ -134,9 +154,26 @@ struct Pace {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sample {
+    /// When it is shown.
     tick: u32,
     position: LatticePosition,
     rotation: Rotation,
+}
+
+/// How an entity moved between two samples.
+#[derive(Debug, Clone, Copy)]
+struct Motion {
+    /// How often it is told of, in ticks.
+    usual: u32,
+    /// How long it took.
+    ticks: u32,
+    /// In cm a tick; 0 where that is not known.
+    step: [f32; 3],
+    /// How fast it may be shown, in cm a tick.
+    fastest: f64,
+    /// It was moving before, and so was shown to go on.
+    went_on: bool,
+    is_teleport: bool,
 }
 
 impl View {
@@ -230,9 +267,9 @@ impl Watcher for View {
     }
 
     fn updated(&mut self, _since: u32, tick: u32, record: &EntityRecord) {
-        let pace = self.pace();
+        let (pace, playback, world) = (self.pace(), self.playback, self.world);
         match self.by_id.get(&record.id) {
-            Some(&index) => self.tracks[index as usize].push(tick, record, pace),
+            Some(&index) => self.tracks[index as usize].push(tick, record, pace, playback, world),
             None => self.appeared(tick, record),
         }
     }
@@ -262,7 +299,15 @@ fn own_player(world: Knowledge, owner: &OwnerRecord, replica: &Replica) -> OwnPl
 
 impl Track {
     fn new(tick: u32, record: &EntityRecord) -> Self {
-        Self { record: *record, samples: [Sample::of(tick, record); SAMPLES], first: 0, count: 1 }
+        Self {
+            record: *record,
+            samples: [Sample::of(tick, record); SAMPLES],
+            first: 0,
+            count: 1,
+            gaps: [0; GAPS],
+            told: tick,
+            step: [0.0; 3],
+        }
     }
 
     /// One of the samples, by age; the oldest is 0.
@@ -278,28 +323,123 @@ impl Track {
         &mut self.samples[usize::from(self.first + self.count - 1) % SAMPLES]
     }
 
-    fn push(&mut self, tick: u32, record: &EntityRecord, pace: Pace) {
-        self.record = *record;
+    fn push(
+        &mut self,
+        tick: u32,
+        record: &EntityRecord,
+        pace: Pace,
+        playback: f64,
+        world: Option<Knowledge>,
+    ) {
         let newest = *self.newest();
-        if tick <= newest.tick {
+        if tick <= self.told {
             // A late block told what was missing in the newest sample.
+            self.record = *record;
             *self.newest() = Sample::of(newest.tick, record);
             return;
         }
-        if tick - newest.tick > pace.update * (LOST_SAMPLES + 1) {
-            self.push_sample(Sample { tick: tick - pace.update, ..newest }, pace);
+        let sample = Sample::of(tick, record);
+        if let Some(world) = world {
+            let motion = self.motion(record, tick, pace, world);
+            let now = ticks_up(playback);
+            // What is shown now is not passed over by the way to a new sample: it lies ahead, or goes the same way.
+            let goes_on = now <= self.told || (motion.went_on && motion.usual == pace.update);
+            let in_time = newest.tick == self.told && tick - self.told <= motion.usual * (LOST_SAMPLES + 1);
+            if in_time && (goes_on || motion.is_teleport) {
+                self.push_sample(sample, pace);
+            } else {
+                let (position, _) = self.pose(now.into(), world);
+                let way = distance(position, world.lattice.dequantize(sample.position));
+                let catching_up = if motion.is_teleport { 1 } else { ticks_up(way / motion.fastest) };
+                let ticks = motion.ticks.max(catching_up);
+                let end = tick.max(now.saturating_add(ticks));
+                self.go_on_from(end - ticks, now, world);
+                self.append(Sample { tick: end, ..sample });
+            }
+            self.step = motion.step;
+        } else {
+            // Nothing is shown before the welcome.
+            self.push_sample(sample, pace);
         }
-        self.push_sample(Sample::of(tick, record), pace);
+        self.record = *record;
+        self.told = tick;
+    }
+
+    /// What a new sample tells of how the entity moved in the gap before it.
+    fn motion(&mut self, record: &EntityRecord, tick: u32, pace: Pace, world: Knowledge) -> Motion {
+        let gap = tick - self.told;
+        let start = world.lattice.dequantize(self.newest().position);
+        let end = world.lattice.dequantize(record.position);
+        let way = distance(start, end);
+        if way > 0.0 {
+            self.gaps.rotate_right(1);
+            self.gaps[0] = gap.min(LONGEST_GAP) as u16;
+        }
+        let shortest = self.gaps.into_iter().min().unwrap_or(0);
+        let usual = pace.update.max(shortest.into());
+        let told = length(record.velocity.to_cm_per_s()) / world.tick_hz;
+        let before = length(self.step.map(f64::from));
+        // In cm a tick.
+        let fastest = 2.0 * told + ON_FOOT_CM_PER_S / world.tick_hz;
+        let went_on = told.max(before) > 0.0;
+        let speed = way / f64::from(gap);
+        let least = (told.max(before) / 2.0).max(WALK_CM_PER_S / world.tick_hz);
+        let moved_all_along = gap <= usual * (LOST_SAMPLES + 1) || (gap <= LONGEST_GAP && speed >= least);
+        let at_most = if moved_all_along { f64::from(gap) } else { f64::from(gap).min(world.tick_hz) };
+        let rested = Motion {
+            usual,
+            ticks: usual.min(gap),
+            step: [0.0; 3],
+            fastest,
+            went_on,
+            is_teleport: way > TELEPORT_CM + fastest * at_most,
+        };
+        if rested.is_teleport {
+            return Motion { ticks: 1, ..rested };
+        }
+        if !moved_all_along {
+            return rested;
+        }
+        let step = [0, 1, 2].map(|axis| ((end[axis] - start[axis]) / f64::from(gap)) as f32);
+        Motion { ticks: gap, step, ..rested }
+    }
+
+    /// Has the entity set out at `start` for a sample to come, from where it is shown then. Nothing of what is shown
+    /// up to `now` changes.
+    fn go_on_from(&mut self, start: u32, now: u32, world: Knowledge) {
+        let newest = *self.newest();
+        if start == newest.tick {
+            return;
+        }
+        let mut sample = Sample { tick: start, ..newest };
+        if start < newest.tick || now > newest.tick {
+            let (position, angles) = self.pose(start.into(), world);
+            sample.position = world.lattice.quantize(position);
+            let [yaw, pitch, roll] = angles.map(|angle| angle.round() as u16 % (1 << ANGLE_BITS));
+            sample.rotation = Rotation { yaw, pitch, roll };
+        }
+        while self.count > 0 && self.newest().tick >= start {
+            self.count -= 1;
+        }
+        self.append(sample);
+    }
+
+    fn append(&mut self, sample: Sample) {
+        if self.count() == SAMPLES {
+            self.first = (self.first + 1) % SAMPLES as u8;
+        } else {
+            self.count += 1;
+        }
+        *self.newest() = sample;
     }
 
     fn push_sample(&mut self, sample: Sample, pace: Pace) {
         let close = self.count > 1 && self.newest().tick - self.sample(self.count() - 2).tick < pace.spacing;
-        if !close && self.count() == SAMPLES {
-            self.first = (self.first + 1) % SAMPLES as u8;
-        } else if !close {
-            self.count += 1;
+        if close {
+            *self.newest() = sample;
+        } else {
+            self.append(sample);
         }
-        *self.newest() = sample;
     }
 
     /// How the entity looks at a moment, in ticks.
@@ -355,32 +495,23 @@ impl Track {
         let (velocity, ticks) = if told != [0.0; 3] {
             (told, ticks.min(EXTRAPOLATION_TICKS))
         } else {
-            // It may as well have stopped: its last step is news of motion, its rest is none.
-            let taken_back = (ticks - EXTRAPOLATION_TICKS).max(0.0) * 2.0;
-            (self.last_velocity(world), (ticks - taken_back).max(0.0))
+            // It may as well have stopped: its last step is news of motion, its rest is none. What is shown later than
+            // it was told had its time already.
+            let late = f64::from(newest.tick.saturating_sub(self.told));
+            let at_most = (EXTRAPOLATION_TICKS - late).max(UNEVEN_TICKS);
+            let taken_back = (ticks - at_most).max(0.0) * 2.0;
+            let velocity = self.step.map(|step| f64::from(step) * world.tick_hz);
+            (velocity, (ticks - taken_back).max(0.0))
         };
         [0, 1, 2].map(|axis| centre[axis] + velocity[axis] * ticks / world.tick_hz)
-    }
-
-    /// How it moved between its last two samples, in cm/s.
-    fn last_velocity(&self, world: Knowledge) -> [f64; 3] {
-        let Some(before) = self.count().checked_sub(2) else { return [0.0; 3] };
-        let (from, to) = (self.sample(before), self.sample(before + 1));
-        if self.is_teleport(from, to, world) {
-            return [0.0; 3];
-        }
-        let (start, end) = (world.lattice.dequantize(from.position), world.lattice.dequantize(to.position));
-        let seconds = f64::from(to.tick - from.tick) / world.tick_hz;
-        [0, 1, 2].map(|axis| (end[axis] - start[axis]) / seconds)
     }
 
     /// Whether it cannot have moved there by itself.
     fn is_teleport(&self, from: &Sample, to: &Sample, world: Knowledge) -> bool {
         let (start, end) = (world.lattice.dequantize(from.position), world.lattice.dequantize(to.position));
-        let distance = (0..3).map(|axis| (end[axis] - start[axis]).powi(2)).sum::<f64>().sqrt();
-        let speed = self.record.velocity.to_cm_per_s().iter().map(|v| v * v).sum::<f64>().sqrt();
+        let speed = length(self.record.velocity.to_cm_per_s());
         let seconds = f64::from(to.tick - from.tick) / world.tick_hz;
-        distance > TELEPORT_CM + (2.0 * speed + ON_FOOT_CM_PER_S) * seconds
+        distance(start, end) > TELEPORT_CM + (2.0 * speed + ON_FOOT_CM_PER_S) * seconds
     }
 }
 
@@ -392,6 +523,19 @@ impl Sample {
     fn angles(&self) -> [f64; 3] {
         self.rotation.to_array().map(f64::from)
     }
+}
+
+fn length(vector: [f64; 3]) -> f64 {
+    vector.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+fn distance(from: [f64; 3], to: [f64; 3]) -> f64 {
+    length([0, 1, 2].map(|axis| to[axis] - from[axis]))
+}
+
+/// Rounded up; what is beyond all ticks becomes the last one.
+fn ticks_up(ticks: f64) -> u32 {
+    ticks.ceil() as u32
 }
 
 /// An angle between two others, the short way round.
@@ -641,6 +785,145 @@ mod tests {
         assert_eq!(x_at(&mut view, 115.0), 1_150.0);
         view.updated(124, 149, &record(1_300, 0, 600));
         assert_eq!((x_at(&mut view, 143.0), x_at(&mut view, 146.0)), (1_240.0, 1_270.0), "after a rest");
+    }
+
+    /// Shows somebody who is at `x` of a tick and told of in tick 100 and what `next` gives after it, when the
+    /// playback is two ticks short of that, or up to `uneven` ticks after. Calls `each` with every half tick, where the entity is shown then,
+    /// and where it was told to be last.
+    fn watch(
+        x: impl Fn(u32) -> i32,
+        next: impl Fn(u32) -> u32,
+        until: u32,
+        uneven: u32,
+        mut each: impl FnMut(f64, f64, f64),
+    ) -> View {
+        let mut view = view();
+        view.appeared(100, &record(x(100), 0, 0));
+        let (mut told, mut coming) = (100, next(100));
+        for half in 2 * 98..2 * until {
+            let playback = f64::from(half) / 2.0;
+            view.playback = playback;
+            let late = |tick: u32| f64::from((tick.wrapping_mul(2_654_435_761) >> 16) % (uneven + 1));
+            while f64::from(coming) + late(coming) <= playback + 2.0 {
+                if x(coming) != x(told) {
+                    view.updated(told, coming, &record(x(coming), 0, 0));
+                }
+                (told, coming) = (coming, next(coming));
+            }
+            let shown = x_at(&mut view, playback);
+            each(playback, shown, f64::from(x(told)));
+        }
+        view
+    }
+
+    /// 600 cm/s.
+    fn walk(tick: u32) -> i32 {
+        10 * tick as i32
+    }
+
+    /// The most that somebody on foot is shown to move in half a tick, and the rounding to the lattice.
+    const HALF_TICK_CM: f64 = ON_FOOT_CM_PER_S / 120.0 + 1.0;
+
+    #[test]
+    fn a_straight_walk_is_smooth_however_rarely_it_is_told() {
+        for interval in [1, 2, 3, 6, 7, 12, 13, 20, 24, 35, 48, 96, 168] {
+            for uneven in [0, 1, 3] {
+                let mut before = 1_000.0;
+                let next = |tick| tick + interval;
+                watch(walk, next, 100 + 20 * interval, uneven, |playback, shown, known| {
+                    let at = format!(
+                        "{interval} ticks, uneven by {uneven}, tick {playback}: {shown}, known {known}"
+                    );
+                    assert!(shown >= before, "{at}, before {before}");
+                    assert!(shown - before <= HALF_TICK_CM, "{at}, before {before}");
+                    let pace = f64::from(interval + uneven).min(EXTRAPOLATION_TICKS);
+                    assert!(shown <= known + 10.0 * pace, "{at}");
+                    // As late as it is told, and the longest it took to see that it walks.
+                    let late = f64::from(interval + uneven) + 5.0;
+                    assert!(shown >= 10.0 * (playback - late).max(100.0), "{at}");
+                    before = shown;
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn rare_samples_allocate_nothing() {
+        let mut view = view();
+        view.appeared(100, &record(1_000, 0, 0));
+        let allocated = allocation_counter::measure(|| {
+            for tick in (120..4_000).step_by(20) {
+                view.playback = f64::from(tick) - 2.0;
+                view.updated(tick - 20, tick, &record(walk(tick), 0, 0));
+            }
+        });
+        assert_eq!(allocated.count_total, 0);
+        assert_eq!(
+            x_at(&mut view, 3_990.0),
+            10.0 * (3_990.0 - 18.0),
+            "later by the interval, less the delay"
+        );
+    }
+
+    #[test]
+    fn who_is_told_of_more_rarely_or_more_often_goes_on_smoothly() {
+        for (near, far) in [(1, 20), (1, 48), (3, 24), (6, 48), (1, 168)] {
+            let next = |tick| tick + if (400..400 + 10 * far).contains(&tick) { far } else { near };
+            let mut before = 1_000.0;
+            let end = 400 + 30 * far;
+            let view = watch(walk, next, end, 0, |playback, shown, known| {
+                let at = format!("{near} and {far}, tick {playback}: {shown}, known {known}");
+                let moved = shown - before;
+                // For once nobody can know that it goes on: then it is taken back.
+                let surprised = (400.0..400.0 + f64::from(far)).contains(&playback);
+                assert!(moved >= if surprised { -5.0 } else { 0.0 }, "{at}, before {before}");
+                assert!(moved <= HALF_TICK_CM, "{at}, before {before}");
+                assert!(shown <= known + 10.0 * EXTRAPOLATION_TICKS, "{at}");
+                before = shown;
+            });
+            assert!(
+                before >= 10.0 * (view.playback - 6.0),
+                "it has caught up: {before} at {}",
+                view.playback
+            );
+        }
+    }
+
+    #[test]
+    fn who_rested_and_starts_neither_creeps_nor_jumps() {
+        for interval in [1, 3, 6, 13, 20, 24, 35, 48] {
+            let starts = 700 + interval / 2;
+            let x = |tick: u32| 1_000 + 10 * tick.saturating_sub(starts) as i32;
+            let told = |tick: u32| (tick - 100).next_multiple_of(interval) + 100;
+            let mut before = 1_000.0;
+            let next = |tick| tick + interval;
+            watch(x, next, 1_200, 0, |playback, shown, _| {
+                let at = format!("interval {interval}, tick {playback}: {shown}");
+                assert!(shown >= before && shown - before <= HALF_TICK_CM, "{at}, before {before}");
+                let first = f64::from(told(starts + 1));
+                assert!(playback >= first - 4.0 || shown == 1_000.0, "{at}");
+                let late = f64::from(interval) + 5.0;
+                assert!(playback < first || shown >= f64::from(x((playback - late) as u32)), "{at}");
+                before = shown;
+            });
+        }
+    }
+
+    #[test]
+    fn who_turns_round_is_not_shown_far_beyond() {
+        for interval in [3, 13, 20, 24, 35, 48] {
+            // There and back again, 20 m each.
+            let x = |tick: u32| (tick as i32 % 400 - 200).abs() * 10;
+            let mut before = f64::from(x(100));
+            let next = |tick| tick + interval;
+            watch(x, next, 2_000, 0, |playback, shown, _| {
+                let at = format!("interval {interval}, tick {playback}: {shown}, before {before}");
+                let beyond = 10.0 * f64::from(interval).min(EXTRAPOLATION_TICKS);
+                assert!((-beyond..=2_000.0 + beyond).contains(&shown), "{at}");
+                assert!((shown - before).abs() <= HALF_TICK_CM, "{at}");
+                before = shown;
+            });
+        }
     }
 
     #[test]
