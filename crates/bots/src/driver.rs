@@ -468,6 +468,8 @@ impl Driver {
     fn leave(&mut self) {
         let now = self.clock.now();
         for number in 0..self.bots.len() {
+            // Nobody would carry the goodbye over it any more.
+            self.bots[number].line = None;
             if let Some(session) = &mut self.bots[number].session {
                 session.disconnect(now);
                 self.transmit(now, number);
