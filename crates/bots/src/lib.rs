@@ -14,6 +14,7 @@
 //! | `line` | a bad network between a bot and its socket |
 //! | `shared_socket` | a socket that several bots share |
 //! | [`wander`] | what a bot does all day |
+//! | [`town`] | where the players of the workload `town` are |
 //! | [`converged`] | whether a bot sees exactly what is there |
 //! | [`latency`] | how long a change takes until those who should see it do |
 
