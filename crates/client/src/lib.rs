@@ -42,6 +42,8 @@ pub use replica::Replica;
 pub use session::{End, Event, Session};
 pub use view::View;
 
-pub use shadowland_proto::{ConnectConfig, ConnectError, IntegrityTable, Reliable, SendError, Time};
+pub use shadowland_proto::{
+    ConnectConfig, ConnectError, Identity, IntegrityTable, Reliable, SendError, Time,
+};
 pub use shadowland_wire::entity::{EntityId, EntityState, EntityType};
 pub use shadowland_wire::message::client::{Buttons, Input};

@@ -125,6 +125,9 @@ pub(crate) fn bots(args: &BotsArgs) -> Result<(), Failure> {
     } else {
         progress::print_bots(&mut out, &report)?;
     }
+    if report.connected < players {
+        return Err(anyhow!("not all players were in the world at the end").into());
+    }
     Ok(())
 }
 
@@ -222,7 +225,9 @@ fn announce(server: &Server) -> std::io::Result<()> {
     let mut out = stdout().lock();
     writeln!(out, "address     {address}")?;
     writeln!(out, "server key  {key}")?;
-    writeln!(out, "try         shadowland bots --server {address} --server-key {key}")?;
+    // As this program was called, for the shell may not find it by its name.
+    let program = std::env::args().next().unwrap_or_else(|| "shadowland".to_owned());
+    writeln!(out, "try         {program} bots --server {address} --server-key {key}")?;
     out.flush()
 }
 

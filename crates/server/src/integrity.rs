@@ -20,7 +20,10 @@ pub const TABLE_SUFFIX: &str = "table";
 #[derive(Debug, Error)]
 pub enum IntegrityError {
     /// The directory or a file of it cannot be read.
-    #[error("{path}: cannot read tables of integrity keys: {source}")]
+    #[error(
+        "{path}: cannot read tables of integrity keys: {source}; `shadowland integrity generate` makes one (the directory is \
+         security.integrity_tables)"
+    )]
     Unreadable {
         /// The directory or file.
         path: String,
@@ -53,7 +56,7 @@ pub enum IntegrityError {
         path: String,
     },
     /// A new table cannot be kept.
-    #[error("{path}: cannot keep the new table: {source}")]
+    #[error("{path}: cannot keep the new table: {source}; allowed: a file that is not there yet")]
     Unwritable {
         /// The file.
         path: String,

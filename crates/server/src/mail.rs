@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use shadowland_proto::{Connection, Path, Reliable, SendError, Slot, Stats};
 use shadowland_wire::entity::EntityId;
+use shadowland_wire::limits::RELIABLE_STREAMS;
 use shadowland_wire::message::GAME_TYPES_OF_SERVER;
 use thiserror::Error;
 
@@ -70,6 +71,9 @@ pub enum MailError {
     /// The type is not one of the game's own, 0x60 to 0x7f.
     #[error("the type is not one of the game's own, 0x60 to 0x7f")]
     BadType,
+    /// There is no such stream: they are numbered 0 to 7.
+    #[error("there is no such stream: they are numbered 0 to 7")]
+    NoSuchStream,
 }
 
 /// A player to write to; cheap to clone.
@@ -218,6 +222,9 @@ impl Mailbox {
         let shared = &to.0;
         if !GAME_TYPES_OF_SERVER.contains(&kind) {
             return Err(MailError::BadType);
+        }
+        if usize::from(way.stream()) >= RELIABLE_STREAMS {
+            return Err(MailError::NoSuchStream);
         }
         if body.len() > self.message_bytes {
             return Err(MailError::TooLarge);
@@ -396,6 +403,8 @@ mod tests {
         let send = |kind, bytes| mailbox.send(&player, Reliable::Unordered, kind, &vec![0; bytes]);
         assert_eq!(send(0x60, 1_001), Err(MailError::TooLarge));
         assert_eq!(send(0x5f, 1), Err(MailError::BadType));
+        let nowhere = mailbox.send(&player, Reliable::Ordered(8), 0x60, &[]);
+        assert_eq!(nowhere, Err(MailError::NoSuchStream));
         drop(Letterbox::new(player.clone()));
         assert_eq!(send(0x60, 1), Err(MailError::Gone));
 

@@ -59,6 +59,9 @@ pub enum StartError {
         /// Those that are.
         allowed: CpuList,
     },
+    /// A configuration that was not made of settings, which are checked when they are read, asks for what cannot be.
+    #[error("the configuration cannot be: {0}")]
+    Config(String),
     /// Login tokens cannot be checked.
     #[error(transparent)]
     TokenKeys(#[from] TokenKeyError),
@@ -114,6 +117,7 @@ impl Server {
     /// # Errors
     /// As of [`Server::start`].
     pub fn start_with_mailbox(config: Config, identity: Identity) -> Result<(Self, Mailbox), StartError> {
+        config.check().map_err(StartError::Config)?;
         let mut rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| system("get randomness", io::Error::other(error)))?;
         let keys = match &config.security.auth {

@@ -18,7 +18,10 @@ use crate::identity::{self, NotAKey, PublicKey};
 #[derive(Debug, Error)]
 pub enum TokenKeyError {
     /// The file cannot be read.
-    #[error("{path}: cannot read the keys for login tokens: {source}")]
+    #[error(
+        "{path}: cannot read the keys for login tokens: {source}; `shadowland token keygen` makes one, and prints the \
+         public key that belongs in the file security.token_keys"
+    )]
     Unreadable {
         /// The file.
         path: String,
@@ -42,7 +45,7 @@ pub enum TokenKeyError {
         path: String,
     },
     /// A new key cannot be kept.
-    #[error("{path}: cannot keep the new key: {source}")]
+    #[error("{path}: cannot keep the new key: {source}; allowed: a file that is not there yet")]
     Unwritable {
         /// The file.
         path: String,

@@ -39,13 +39,13 @@ fn a_mistake_names_file_line_key_value_and_what_is_allowed() {
         ),
         (
             "network.listen = \"localhost\"",
-            "shadowland.toml:1: `network.listen` is \"localhost\"; allowed: an IP address and a port in quotes, \
-             such as \"0.0.0.0:3565\" or \"[::]:3565\"",
+            "shadowland.toml:1: `network.listen` is \"localhost\"; allowed: an IP address and a port, \
+             such as \"0.0.0.0:3565\" or \"[::]:3565\" (in quotes in a file)",
         ),
         (
             "[network]\nlisten = 3565",
-            "shadowland.toml:2: `network.listen` is 3565; allowed: an IP address and a port in quotes, \
-             such as \"0.0.0.0:3565\" or \"[::]:3565\"",
+            "shadowland.toml:2: `network.listen` is 3565; allowed: an IP address and a port, \
+             such as \"0.0.0.0:3565\" or \"[::]:3565\" (in quotes in a file)",
         ),
         (
             "[session]\nsend_hz = 25",

@@ -483,3 +483,19 @@ fn with_tokens_the_newest_session_of_an_account_stays() {
     let refused = Client::connect(server.local_addr(), server.public_key(), 99, config).err();
     assert_eq!(refused, Some(ConnectError::Denied(DenyReason::Token)));
 }
+
+#[test]
+fn what_was_set_by_hand_is_checked_too() {
+    let start = |change: fn(&mut Config)| {
+        let mut config = config(1, 10);
+        change(&mut config);
+        Server::start(config, Identity::generate(&mut StdRng::seed_from_u64(7)))
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(start(|config| config.network.workers = 0).contains("network.workers is 0; allowed: 1 to 64"));
+    assert!(start(|config| config.session.send_hz = 7).contains("a divisor of 60"));
+    assert!(start(|config| config.session.max_players = 2).contains("session.max_players, which is 2"));
+    assert!(start(|config| config.world.npcs = 1 << 20).contains("entity_capacity"));
+}

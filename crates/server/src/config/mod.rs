@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::cpus::CpuList;
 pub use layer::{Layer, Place};
-use settings::{SETTINGS, Setting, Value};
+use settings::{MAX_PLAYERS, MAX_WORKERS, SETTINGS, Setting, Value};
 
 /// Ticks of the world in a second; fixed, because clients predict with the same step.
 pub const TICK_HZ: u32 = 60;
@@ -47,6 +47,39 @@ pub struct Config {
     pub security: SecurityConfig,
     /// The map and what is on it.
     pub world: WorldConfig,
+}
+
+impl Config {
+    /// Whether a server can be started with it. What was made of [`Effective`] settings is sound; fields that were set
+    /// by hand may not be.
+    ///
+    /// # Errors
+    /// What is wrong, and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { network, session, world, .. } = self;
+        let require = |holds: bool, problem: String| if holds { Ok(()) } else { Err(problem) };
+        let workers = network.workers;
+        require(
+            (1..=MAX_WORKERS).contains(&workers),
+            format!("network.workers is {workers}; allowed: 1 to {MAX_WORKERS}"),
+        )?;
+        let players = session.max_players;
+        require(
+            (1..=MAX_PLAYERS as usize).contains(&players),
+            format!("session.max_players is {players}; allowed: 1 to {MAX_PLAYERS}"),
+        )?;
+        let hz = session.send_hz;
+        require(
+            hz > 0 && TICK_HZ.is_multiple_of(hz),
+            format!("session.send_hz is {hz}; allowed: a divisor of {TICK_HZ}"),
+        )?;
+        let places = world.player_capacity;
+        require(
+            places == players,
+            format!("world.player_capacity is {places}; allowed: session.max_players, which is {players}"),
+        )?;
+        world.check().map_err(|problem| problem.to_string())
+    }
 }
 
 /// Sockets and threads.

@@ -65,6 +65,8 @@ pub enum Value {
 
 /// Most players at the same time.
 pub const MAX_PLAYERS: u64 = 60_000;
+/// Most I/O threads.
+pub const MAX_WORKERS: usize = 64;
 /// How far something can be seen.
 const DISTANCE_M: Kind = Kind::Number { min: 5.0, max: 5_000.0 };
 /// What is allowed between two looks at an entity.
@@ -93,7 +95,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "network.workers",
         meaning: "Threads that receive, assemble and send; by default half of the cores.",
-        kind: Kind::Whole { min: 1, max: 64 },
+        kind: Kind::Whole { min: 1, max: MAX_WORKERS as u64 },
         default: || {
             Value::Whole(available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 64)) as u64)
         },
@@ -549,7 +551,7 @@ impl Kind {
     #[must_use]
     pub fn allowed(self) -> String {
         match self {
-            Kind::Address => "an IP address and a port in quotes, such as \"0.0.0.0:3565\" or \"[::]:3565\"".into(),
+            Kind::Address => "an IP address and a port, such as \"0.0.0.0:3565\" or \"[::]:3565\" (in quotes in a file)".into(),
             Kind::Whole { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Number { min, max } => format!("a number from {min} to {max}"),
             Kind::OneOf(numbers) => {
