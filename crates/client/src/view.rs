@@ -379,8 +379,7 @@ impl Track {
         let usual = pace.update.max(shortest.into());
         let told = length(record.velocity.to_cm_per_s()) / world.tick_hz;
         let before = length(self.step.map(f64::from));
-        // In cm a tick.
-        let fastest = 2.0 * told + ON_FOOT_CM_PER_S / world.tick_hz;
+        let fastest = fastest(record, world);
         let went_on = told.max(before) > 0.0;
         let speed = way / f64::from(gap);
         let least = (told.max(before) / 2.0).max(WALK_CM_PER_S / world.tick_hz);
@@ -509,9 +508,7 @@ impl Track {
     /// Whether it cannot have moved there by itself.
     fn is_teleport(&self, from: &Sample, to: &Sample, world: Knowledge) -> bool {
         let (start, end) = (world.lattice.dequantize(from.position), world.lattice.dequantize(to.position));
-        let speed = length(self.record.velocity.to_cm_per_s());
-        let seconds = f64::from(to.tick - from.tick) / world.tick_hz;
-        distance(start, end) > TELEPORT_CM + (2.0 * speed + ON_FOOT_CM_PER_S) * seconds
+        distance(start, end) > TELEPORT_CM + fastest(&self.record, world) * f64::from(to.tick - from.tick)
     }
 }
 
@@ -523,6 +520,11 @@ impl Sample {
     fn angles(&self) -> [f64; 3] {
         self.rotation.to_array().map(f64::from)
     }
+}
+
+/// How fast an entity may be shown to move by itself, in cm a tick.
+fn fastest(record: &EntityRecord, world: Knowledge) -> f64 {
+    (2.0 * length(record.velocity.to_cm_per_s()) + ON_FOOT_CM_PER_S) / world.tick_hz
 }
 
 fn length(vector: [f64; 3]) -> f64 {

@@ -19,8 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use shadowland_proto::{Connection, Path, Reliable, SendError, Slot, Stats};
 use shadowland_wire::entity::EntityId;
-use shadowland_wire::limits::RELIABLE_STREAMS;
-use shadowland_wire::message::GAME_TYPES_OF_SERVER;
+use shadowland_wire::message::{GAME_TYPES_OF_SERVER, StreamId};
 use thiserror::Error;
 
 /// Messages from players that wait for the game, and their bytes; more where single messages are very large.
@@ -223,7 +222,7 @@ impl Mailbox {
         if !GAME_TYPES_OF_SERVER.contains(&kind) {
             return Err(MailError::BadType);
         }
-        if usize::from(way.stream()) >= RELIABLE_STREAMS {
+        if StreamId::new(way.channel(), way.stream()).is_none() {
             return Err(MailError::NoSuchStream);
         }
         if body.len() > self.message_bytes {

@@ -97,7 +97,9 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "Threads that receive, assemble and send; by default half of the cores.",
         kind: Kind::Whole { min: 1, max: MAX_WORKERS as u64 },
         default: || {
-            Value::Whole(available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 64)) as u64)
+            Value::Whole(
+                available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, MAX_WORKERS)) as u64
+            )
         },
     },
     Setting {
