@@ -1,5 +1,7 @@
 //! A client against a real endpoint, over real sockets.
 
+mod common;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,11 +10,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_client::{Client, EntityId, Event, ServerKey, Time};
 use shadowland_proto::{Channel, Endpoint, EndpointConfig, Identity, Receiver, Routed, Slot, State};
-use shadowland_wire::codec::Writer;
 use shadowland_wire::entity::EntityState;
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::message::ServerType;
-use shadowland_wire::message::server::{OwnerRecord, SnapshotHeader, Welcome};
+use shadowland_wire::message::server::{OwnerRecord, SnapshotHeader};
 use shadowland_wire::quantize::Velocity;
 
 struct Server {
@@ -82,17 +83,9 @@ impl Server {
     }
 
     fn welcome(&mut self) {
-        let welcome = Welcome {
-            entity: EntityId::new(1, 0),
-            lattice_step_um: 10_000,
-            tick_hz: 60,
-            interest_distance_cm: 100_000,
-        };
-        let mut body = [0; Welcome::MAX_BYTES];
-        let mut writer = Writer::new(&mut body);
-        welcome.encode(&mut writer).unwrap();
         let connection = &mut self.endpoint.session_mut(self.player.unwrap().0).unwrap().connection;
-        connection.send(Channel::ReliableOrdered, 0, ServerType::Welcome as u8, writer.written()).unwrap();
+        let welcome = common::welcome(EntityId::new(1, 0));
+        connection.send(Channel::ReliableOrdered, 0, ServerType::Welcome as u8, &welcome).unwrap();
     }
 
     /// Sends these snapshots, of which there is nothing but the header, the last one first.

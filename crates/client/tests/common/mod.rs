@@ -25,6 +25,15 @@ use shadowland_wire::message::server::{OwnerRecord, SnapshotHeader, Welcome};
 use shadowland_wire::message::{ClientType, ServerType};
 use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
+/// The body of a Welcome for a player's entity.
+pub(crate) fn welcome(entity: EntityId) -> Vec<u8> {
+    let welcome = Welcome { entity, lattice_step_um: 10_000, tick_hz: 60, interest_distance_cm: 100_000 };
+    let mut body = [0; Welcome::MAX_BYTES];
+    let mut writer = Writer::new(&mut body);
+    welcome.encode(&mut writer).unwrap();
+    writer.written().to_vec()
+}
+
 pub(crate) const TICK: Duration = Duration::from_micros(16_667);
 /// A message of the game's own.
 pub(crate) const GAME_TYPE: u8 = 0x60;
@@ -199,20 +208,11 @@ impl Lab {
         connection.on_timeout(self.now);
         if connection.state() == State::Established && !self.welcomed {
             self.welcomed = true;
-            let welcome = Welcome {
-                entity: EntityId::new(0, 0),
-                lattice_step_um: 10_000,
-                tick_hz: 60,
-                interest_distance_cm: 100_000,
-            };
-            let mut body = [0; Welcome::MAX_BYTES];
-            let mut writer = Writer::new(&mut body);
-            welcome.encode(&mut writer).unwrap();
             let mut say =
                 |kind, body: &[u8]| connection.send(Channel::ReliableOrdered, 0, kind, body).unwrap();
             let (before, after) = self.said_beside_welcome.map(|[before, after]| (before, after)).unzip();
             before.into_iter().for_each(|body| say(GAME_TYPE, body));
-            say(ServerType::Welcome as u8, writer.written());
+            say(ServerType::Welcome as u8, &welcome(EntityId::new(0, 0)));
             after.into_iter().for_each(|body| say(GAME_TYPE, body));
         }
         let mut buffer = [0; 1_200];
