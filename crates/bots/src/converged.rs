@@ -173,15 +173,7 @@ mod tests {
             low_bits: 1,
         };
         let length = encode_body(&plan, |slot| &records[slot], &mut body).unwrap();
-        let owner = OwnerRecord {
-            position: LatticePosition { x: own_x, y: 0, z: 0 },
-            fraction: [0; 3],
-            yaw: 0,
-            velocity: Velocity::default(),
-            state: EntityState::NONE,
-            health: u16::MAX,
-            mana: u16::MAX,
-        };
+        let owner = OwnerRecord::at_rest(LatticePosition { x: own_x, y: 0, z: 0 });
         let mut buffer = [0; 2_048];
         let mut writer = Writer::new(&mut buffer);
         SnapshotHeader { owner: Some(owner), ..SnapshotHeader::new(9, 0) }.encode(&mut writer).unwrap();

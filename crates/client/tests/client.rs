@@ -10,11 +10,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use shadowland_client::{Client, EntityId, Event, ServerKey, Time};
 use shadowland_proto::{Channel, Endpoint, EndpointConfig, Identity, Receiver, Routed, Slot, State};
-use shadowland_wire::entity::EntityState;
 use shadowland_wire::lattice::LatticePosition;
 use shadowland_wire::message::ServerType;
 use shadowland_wire::message::server::{OwnerRecord, SnapshotHeader};
-use shadowland_wire::quantize::Velocity;
 
 struct Server {
     socket: UdpSocket,
@@ -129,15 +127,7 @@ fn the_own_player_is_as_new_as_its_newest_record_though_packets_of_a_tick_are_sw
     };
     until(&mut server, &|_, events| events.iter().any(|event| matches!(event, Event::Welcomed(_))));
     for tick in [100, 101, 102] {
-        let owner = OwnerRecord {
-            position: LatticePosition { x: 10 * tick as i32, y: 0, z: 0 },
-            fraction: [0; 3],
-            yaw: 0,
-            velocity: Velocity::default(),
-            state: EntityState::NONE,
-            health: u16::MAX,
-            mana: u16::MAX,
-        };
+        let owner = OwnerRecord::at_rest(LatticePosition { x: 10 * tick as i32, y: 0, z: 0 });
         let first = SnapshotHeader { owner: Some(owner), ..SnapshotHeader::new(tick, tick) };
         server.send_backwards(&[first, SnapshotHeader::new(tick, tick)]);
         let has_both =

@@ -107,15 +107,7 @@ pub fn blocks(data: &[u8]) {
 fn snapshot(body: &[u8]) -> Result<(), DecodeError> {
     let mut reader = Reader::new(body);
     let position = LatticePosition { x: 70_000, y: -5, z: i32::MAX };
-    let owner = OwnerRecord {
-        position,
-        fraction: [0; 3],
-        yaw: 0,
-        velocity: Velocity::default(),
-        state: EntityState::NONE,
-        health: u16::MAX,
-        mana: u16::MAX,
-    };
+    let owner = OwnerRecord::at_rest(position);
     let held = SnapshotHeader { owner: Some(owner), ..SnapshotHeader::new(100_000, 7) };
     let header = SnapshotHeader::decode(&mut reader, Some(&held))?;
     survives(Ok(header), SnapshotHeader::encode, |bytes| {

@@ -236,6 +236,21 @@ impl OwnerRecord {
     /// Bytes of a record at most.
     pub const MAX_BYTES: usize = 15 + 2 + 6 + 2 + 4;
 
+    /// Of somebody who stands on a lattice point, unhurt, and looks along X: the groups that are told only where they
+    /// differ from this are left out.
+    #[must_use]
+    pub fn at_rest(position: LatticePosition) -> Self {
+        Self {
+            position,
+            fraction: [0; 3],
+            yaw: 0,
+            velocity: Velocity::default(),
+            state: EntityState::NONE,
+            health: u16::MAX,
+            mana: u16::MAX,
+        }
+    }
+
     /// The exact position in centimetres.
     #[must_use]
     pub fn position_cm(&self, lattice: Lattice) -> [f64; 3] {
@@ -401,10 +416,7 @@ mod tests {
             let lattice = Lattice::new(step);
             let (position, fraction) = OwnerRecord::split_position([cm, -cm, 0.0], lattice);
             prop_assert_eq!(position, lattice.quantize([cm, -cm, 0.0]));
-            let owner = OwnerRecord {
-                position, fraction, yaw: 0, velocity: Velocity::default(), state: EntityState::NONE,
-                health: u16::MAX, mana: u16::MAX,
-            };
+            let owner = OwnerRecord { fraction, ..OwnerRecord::at_rest(position) };
             let back = owner.position_cm(lattice);
             prop_assert!((back[0] - cm).abs() <= step / 256.0 + 1e-8);
             prop_assert!((back[1] + cm).abs() <= step / 256.0 + 1e-8);
