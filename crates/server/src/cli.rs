@@ -1,10 +1,12 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use shadowland_bots::NetProfile;
 
@@ -12,25 +14,65 @@ use crate::config::settings::MAX_PLAYERS;
 use crate::config::{ConfigError, DEFAULT_FILE, Effective, Layer};
 use crate::identity::PublicKey;
 
+/// Variable that names the configuration file.
+const FILE_VARIABLE: &str = "SHADOWLAND_CONFIG";
+
 /// The Tales of Shadowland server. Without a command it serves.
 #[derive(Debug, Parser)]
 #[command(name = "shadowland", version, about, max_term_width = 100)]
 pub struct Cli {
-    /// Where the configuration comes from.
+    /// Settings that stand before the command.
     #[command(flatten)]
-    pub config: ConfigArgs,
+    config: ConfigArgs,
     /// What to do.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    command: Option<Command>,
+}
+
+impl Cli {
+    /// Reads a command line, the first of which is the program's name. Settings may stand on both sides of the command.
+    ///
+    /// # Errors
+    /// The first mistake, or the help that was asked for. Settings of the server are a mistake where no server runs: they
+    /// would have no effect.
+    pub fn read(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Command, clap::Error> {
+        let Self { config: earlier, command } = Self::try_parse_from(line).map_err(explained)?;
+        let mut command = command.unwrap_or_else(|| Command::Serve(ConfigArgs::default()));
+        match (command.config(), earlier.first_given()) {
+            (Some(config), _) => config.add_earlier(earlier),
+            (None, Some(argument)) => return Err(of_no_use(argument)),
+            (None, None) => {}
+        }
+        Ok(command)
+    }
+}
+
+/// An argument of [`ConfigArgs`] that a command does not take: the parser knows only that it does not.
+fn explained(error: clap::Error) -> clap::Error {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument))
+            if error.kind() == ErrorKind::UnknownArgument && ConfigArgs::knows(argument) =>
+        {
+            of_no_use(argument)
+        }
+        _ => error,
+    }
+}
+
+fn of_no_use(argument: &str) -> clap::Error {
+    let message = format!(
+        "{argument} is for commands that run the server or show its settings (serve, config, demo); leave it out here"
+    );
+    Cli::command().error(ErrorKind::UnknownArgument, message)
 }
 
 /// What `shadowland` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the server until it is told to stop (the default).
-    Serve,
+    Serve(ConfigArgs),
     /// Print the effective configuration as a file.
-    Config,
+    Config(ConfigArgs),
     /// Send simulated players to a running server.
     Bots(BotsArgs),
     /// Make keys for login tokens, and tokens.
@@ -43,6 +85,16 @@ pub enum Command {
     /// loopback interface, and its room, map and npcs follow from --players: network.listen (--listen),
     /// session.max_players (--max-players), world.map_size_m and world.npcs have no effect.
     Demo(DemoArgs),
+}
+
+impl Command {
+    /// The settings of a command that heeds them.
+    fn config(&mut self) -> Option<&mut ConfigArgs> {
+        match self {
+            Self::Serve(config) | Self::Config(config) | Self::Demo(DemoArgs { config, .. }) => Some(config),
+            Self::Bots(_) | Self::Token(_) | Self::Integrity(_) => None,
+        }
+    }
 }
 
 /// What `shadowland token` can do. It is for tests and small setups: any account service can sign tokens, by the
@@ -90,27 +142,29 @@ pub enum IntegrityCommand {
 /// Where the configuration comes from. The file is overridden by variables named after the settings, such as
 /// SHADOWLAND_NETWORK_WORKERS, and those by these arguments.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Settings")]
 pub struct ConfigArgs {
-    /// Configuration file; without it `shadowland.toml` is read if there is one.
-    #[arg(long, global = true, value_name = "PATH", env = "SHADOWLAND_CONFIG")]
+    /// Configuration file; without it the one named by the variable SHADOWLAND_CONFIG is read, or else `shadowland.toml` if
+    /// there is one.
+    #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
     /// Address and UDP port to listen on (network.listen).
-    #[arg(long, global = true, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
     /// I/O threads (network.workers).
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, value_name = "N")]
     pub workers: Option<String>,
     /// Players at the same time (session.max_players).
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, value_name = "N")]
     pub max_players: Option<String>,
     /// Directory of what the server keeps (server.data_dir).
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     pub data_dir: Option<String>,
     /// What is logged (server.log).
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
     /// Any other setting, such as --set world.npcs=500.
-    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = parse_assignment)]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_assignment)]
     pub set: Vec<(String, String)>,
 }
 
@@ -161,6 +215,9 @@ pub struct DemoArgs {
     /// Print the report as one line of JSON.
     #[arg(long)]
     pub json: bool,
+    /// Settings of the server.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 impl ConfigArgs {
@@ -169,26 +226,23 @@ impl ConfigArgs {
     /// # Errors
     /// The first mistake.
     pub fn load(&self) -> Result<Effective, ConfigError> {
-        let file = match &self.config {
-            Some(path) => Layer::from_file(path)?,
-            None if Path::new(DEFAULT_FILE).exists() => Layer::from_file(Path::new(DEFAULT_FILE))?,
-            None => Layer::default(),
-        };
+        let file = self.file().map_or_else(|| Ok(Layer::default()), |path| Layer::from_file(&path))?;
         // A variable that is not Unicode cannot be one of ours: all values are.
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Effective::from_layers(&[file, Layer::from_variables(variables), self.layer()])
     }
 
+    /// The file that is read, if any.
+    fn file(&self) -> Option<PathBuf> {
+        let named = || std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let usual = || Path::new(DEFAULT_FILE).exists().then(|| DEFAULT_FILE.into());
+        self.config.clone().or_else(named).or_else(usual)
+    }
+
     fn layer(&self) -> Layer {
         let mut layer = Layer::default();
-        for (argument, key, value) in [
-            ("--listen", "network.listen", &self.listen),
-            ("--workers", "network.workers", &self.workers),
-            ("--max-players", "session.max_players", &self.max_players),
-            ("--data-dir", "server.data_dir", &self.data_dir),
-            ("--log", "server.log", &self.log),
-        ] {
+        for (argument, key, value) in self.usual() {
             if let Some(value) = value {
                 layer.push_argument(argument, key, value);
             }
@@ -197,6 +251,48 @@ impl ConfigArgs {
             layer.push_argument("--set", key, value);
         }
         layer
+    }
+
+    /// The settings with an argument of their own.
+    fn usual(&self) -> [(&'static str, &'static str, Option<&String>); 5] {
+        [
+            ("--listen", "network.listen", self.listen.as_ref()),
+            ("--workers", "network.workers", self.workers.as_ref()),
+            ("--max-players", "session.max_players", self.max_players.as_ref()),
+            ("--data-dir", "server.data_dir", self.data_dir.as_ref()),
+            ("--log", "server.log", self.log.as_ref()),
+        ]
+    }
+
+    /// Every argument, as it is typed, and whether it was given.
+    fn given(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        let usual = self.usual().map(|(argument, _, value)| (argument, value.is_some()));
+        let others = [("--config", self.config.is_some()), ("--set", !self.set.is_empty())];
+        usual.into_iter().chain(others)
+    }
+
+    fn first_given(&self) -> Option<&'static str> {
+        self.given().find(|(_, given)| *given).map(|(argument, _)| argument)
+    }
+
+    fn knows(argument: &str) -> bool {
+        Self::default().given().any(|(known, _)| known == argument)
+    }
+
+    /// Adds what stood before the command: what stands after it wins.
+    fn add_earlier(&mut self, earlier: Self) {
+        let Self { config, listen, workers, max_players, data_dir, log, set } = earlier;
+        for (mine, earlier) in [
+            (&mut self.listen, listen),
+            (&mut self.workers, workers),
+            (&mut self.max_players, max_players),
+            (&mut self.data_dir, data_dir),
+            (&mut self.log, log),
+        ] {
+            *mine = mine.take().or(earlier);
+        }
+        self.config = self.config.take().or(config);
+        self.set.splice(0..0, set);
     }
 }
 
@@ -235,7 +331,6 @@ fn parse_server(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn a_network_is_a_name_or_a_file() {
@@ -262,19 +357,58 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn read<'a>(line: impl IntoIterator<Item = &'a str>) -> Result<Command, clap::Error> {
+        Cli::read(["shadowland"].into_iter().chain(line))
+    }
+
     #[test]
     fn without_a_command_it_serves_and_arguments_may_stand_on_both_sides() {
-        let cli = Cli::try_parse_from(["shadowland"]).unwrap();
-        assert!(cli.command.is_none());
-        let cli =
-            Cli::try_parse_from(["shadowland", "--workers", "2", "serve", "--set", "world.npcs=3"]).unwrap();
-        let config = Effective::from_layers(&[cli.config.layer()]).unwrap().config();
-        assert_eq!((config.network.workers, config.world.npcs), (2, 3));
+        assert!(matches!(read([]), Ok(Command::Serve(_))));
+        let line =
+            "--workers 2 --log warn --set world.npcs=1 serve --log off --set world.npcs=3 --set world.seed=4";
+        let Ok(Command::Serve(config)) = read(line.split(' ')) else { panic!("it does not serve") };
+        let config = Effective::from_layers(&[config.layer()]).unwrap().config();
+        assert_eq!((config.network.workers, config.log_filter.as_str()), (2, "off"));
+        assert_eq!((config.world.npcs, config.world.seed), (3, 4));
+    }
+
+    #[test]
+    fn settings_are_refused_where_no_server_runs() {
+        let key = "ab".repeat(32);
+        let bots = format!("bots --server 127.0.0.1:3565 --server-key {key}");
+        let keygen = "token keygen --out key".to_owned();
+        let generate = "integrity generate --client-version 7 --out table".to_owned();
+        for command in [bots, keygen, generate] {
+            assert!(read(command.split(' ')).is_ok(), "{command}");
+            for setting in [
+                "--config FILE",
+                "--listen 127.0.0.1:0",
+                "--workers=2",
+                "--max-players 5",
+                "--data-dir data",
+                "--log info",
+                "--set interest.player_m=100",
+            ] {
+                let argument = setting.split([' ', '=']).next().unwrap();
+                let expected = format!("error: {argument} is for commands that run the server or show its");
+                for line in [format!("{command} {setting}"), format!("{setting} {command}")] {
+                    let error = read(line.split(' ')).expect_err(&line);
+                    assert!(error.to_string().starts_with(&expected), "{line}: {error}");
+                    assert_eq!(error.exit_code(), 2);
+                }
+            }
+            let name = command.split(" --").next().unwrap();
+            let help = read(format!("{name} --help").split(' ')).unwrap_err().to_string();
+            assert!(
+                help.contains("Usage:") && !help.contains("--workers") && !help.contains("--set"),
+                "{help}"
+            );
+        }
     }
 
     #[test]
     fn a_demo_has_as_many_players_as_a_server_at_most() {
-        let demo = |players: &str| Cli::try_parse_from(["shadowland", "demo", "--players", players]);
+        let demo = |players: &'static str| read(["demo", "--players", players]);
         assert!(demo("60000").is_ok() && demo("0").is_err());
         let error = demo("60001").unwrap_err().to_string();
         assert!(error.contains("60001 is not in 1..=60000"), "{error}");
@@ -283,18 +417,14 @@ mod tests {
     #[test]
     fn bots_need_a_server_and_its_key() {
         let key = "ab".repeat(32);
-        let line = ["shadowland", "bots", "--server", "127.0.0.1:3565", "--server-key", &key, "--count", "7"];
-        let Some(Command::Bots(args)) = Cli::try_parse_from(line).unwrap().command else {
-            panic!("not bots")
-        };
+        let line = ["bots", "--server", "127.0.0.1:3565", "--server-key", &key, "--count", "7"];
+        let Ok(Command::Bots(args)) = read(line) else { panic!("not bots") };
         assert_eq!((args.server, args.count), ("127.0.0.1:3565".parse().unwrap(), 7));
         assert_eq!(args.server_key.to_string(), key);
 
-        for bad in
-            [&line[..2], &line[..4], &["shadowland", "bots", "--server", "nowhere", "--server-key", &key]]
-        {
-            assert!(Cli::try_parse_from(bad).is_err(), "{bad:?}");
+        for bad in [&line[..1], &line[..3], &["bots", "--server", "nowhere", "--server-key", &key]] {
+            assert!(read(bad.iter().copied()).is_err(), "{bad:?}");
         }
-        assert!(Cli::try_parse_from([&line[..5], &["abc"]].concat()).is_err());
+        assert!(read([&line[..4], &["abc"]].concat()).is_err());
     }
 }

@@ -175,8 +175,8 @@ pub(crate) fn integrity(command: &IntegrityCommand) -> Result<(), Failure> {
 }
 
 /// Runs server and simulated players in one process. Fails when not everybody was in, stayed and saw the truth.
-pub(crate) fn demo(config: &ConfigArgs, args: &DemoArgs) -> Result<(), Failure> {
-    let effective = config.load().map_err(not_started)?;
+pub(crate) fn demo(args: &DemoArgs) -> Result<(), Failure> {
+    let effective = args.config.load().map_err(not_started)?;
     let mut config = effective.config();
     config.security.key_log = key_log_path();
     let says_nothing = config.log_filter == Config::default().log_filter;

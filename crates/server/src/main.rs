@@ -9,18 +9,17 @@ mod progress;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use shadowland_server::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => commands::serve(&cli.config),
-        Command::Config => commands::config(&cli.config),
+    let command = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let result = match command {
+        Command::Serve(config) => commands::serve(&config),
+        Command::Config(config) => commands::config(&config),
         Command::Bots(args) => commands::bots(&args),
         Command::Token(command) => commands::token(&command),
         Command::Integrity(command) => commands::integrity(&command),
-        Command::Demo(args) => commands::demo(&cli.config, &args),
+        Command::Demo(args) => commands::demo(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
