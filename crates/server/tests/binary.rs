@@ -67,6 +67,10 @@ fn the_configuration_is_printed_and_mistakes_end_with_code_2() {
             "shadowland.toml:2: `session.max_players` is 0; allowed: a whole number from 1 to 60000"
         );
     }
+    fs::remove_file(directory.0.join("shadowland.toml")).unwrap();
+    let output = directory.command(&["serve"]).env("SHADOWLAND_SERVER_LOG", "inof").output().unwrap();
+    let message = refusal(&output);
+    assert!(message.starts_with("variable SHADOWLAND_SERVER_LOG: `server.log` is \"inof\"; "), "{message}");
     let message = refusal(&directory.run(&["serve", "--config", "missing.toml"]));
     assert!(message.starts_with("missing.toml: cannot read the configuration: "), "{message}");
     assert_eq!(directory.run(&["dance"]).status.code(), Some(2));

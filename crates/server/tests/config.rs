@@ -230,6 +230,31 @@ fn mistakes_outside_the_file_name_their_place() {
 }
 
 #[test]
+fn a_misspelt_log_level_is_a_mistake() {
+    let load = |filter: &str| {
+        let mut arguments = Layer::default();
+        arguments.push_argument("--log", "server.log", filter);
+        Effective::from_layers(&[arguments]).map(|effective| effective.config().log_filter)
+    };
+    for filter in [
+        "inof",
+        "inof,shadowland_world=debug",
+        "info,shadowland_world=dbug",
+        "info,shadowland_world=",
+        "",
+        ",",
+    ] {
+        let allowed = "error, warn, info, debug, trace or off, or levels by module such as \"info,shadowland_world=debug\"";
+        let expected = format!("argument --log: `server.log` is {filter:?}; allowed: {allowed}");
+        assert_eq!(load(filter).expect_err(filter).to_string(), expected);
+    }
+    for filter in ["off", "WARN", "info,shadowland_world=debug", "shadowland_server=trace"] {
+        assert_eq!(load(filter).unwrap(), filter);
+    }
+    assert_eq!(load("info, shadowland_world=debug").unwrap(), "info,shadowland_world=debug");
+}
+
+#[test]
 fn the_printed_configuration_is_a_file_that_says_the_same() {
     let text = "[server]\ndata_dir = \"a \\\"quoted\\\" C:\\\\dir\"\n[session]\nidle_timeout_s = 20\n[world]\nseed = 0x10";
     let effective = Effective::from_layers(&[Layer::from_toml("one.toml", text).unwrap()]).unwrap();

@@ -4,6 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::available_parallelism;
 
+use tracing_subscriber::filter::LevelFilter;
+
 use crate::cpus::CpuList;
 
 /// One setting.
@@ -542,9 +544,9 @@ impl Kind {
                 Some(Value::Text(text.to_owned()))
             }
             Kind::LogFilter => {
-                let text = literal.text()?;
-                tracing_subscriber::EnvFilter::builder().parse(text).ok()?;
-                Some(Value::Text(text.to_owned()))
+                let filter = log_filter(literal.text()?)?;
+                tracing_subscriber::EnvFilter::builder().parse(&filter).ok()?;
+                Some(Value::Text(filter))
             }
         }
     }
@@ -572,6 +574,19 @@ impl Kind {
             }
         }
     }
+}
+
+/// Levels, alone or by module, without spaces. `tracing` takes any other word for the name of a module, so that a misspelt
+/// level would silence all of them, and so would a space before one.
+fn log_filter(text: &str) -> Option<String> {
+    let directives: Vec<_> =
+        text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    let is_sound = |directive: &&str| {
+        let level = directive.rsplit_once('=').map_or(*directive, |(_, level)| level);
+        // An empty one would count as error.
+        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+    };
+    (!directives.is_empty() && directives.iter().all(is_sound)).then(|| directives.join(","))
 }
 
 /// A value as it was written, before anybody checked it.
