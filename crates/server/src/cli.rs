@@ -157,7 +157,7 @@ pub struct ConfigArgs {
     /// Players at the same time (session.max_players).
     #[arg(long, value_name = "N")]
     pub max_players: Option<String>,
-    /// Directory of what the server keeps (server.data_dir).
+    /// Directory of server.key and, unless set, of token_keys and integrity tables (server.data_dir).
     #[arg(long, value_name = "PATH")]
     pub data_dir: Option<String>,
     /// What is logged (server.log).

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shadowland_proto::{Congestion, TransportConfig};
 use shadowland_server::config::settings::SETTINGS;
-use shadowland_server::config::{Config, Effective, Layer};
+use shadowland_server::config::{Auth, Config, Effective, Layer};
 
 /// The error line that a file with this text gives.
 fn mistake(text: &str) -> String {
@@ -227,6 +227,39 @@ fn mistakes_outside_the_file_name_their_place() {
         error.starts_with("argument --set: `world.nps` is not a setting; allowed: world.seed, "),
         "{error}"
     );
+}
+
+#[test]
+fn what_is_in_the_data_directory_by_default_moves_with_it() {
+    let load = |lines: &str| {
+        let text = format!("[security]\nauth = \"token\"\nintegrity = \"log\"\n{lines}");
+        let mut arguments = Layer::default();
+        arguments.push_argument("--data-dir", "server.data_dir", "/srv/shadowland/");
+        Effective::from_layers(&[Layer::from_toml("shadowland.toml", &text).unwrap(), arguments]).unwrap()
+    };
+    let paths = |effective: &Effective| {
+        let security = effective.config().security;
+        let Auth::Token { keys } = security.auth else { panic!("nobody asks for tokens") };
+        (keys, security.integrity.unwrap().tables)
+    };
+    let moved = load("");
+    assert_eq!(paths(&moved), ("/srv/shadowland/token_keys".into(), "/srv/shadowland/integrity".into()));
+    // What is set stays, also where it says the default.
+    let set = load("token_keys = \"keys\"\nintegrity_tables = \"data/integrity\"\n");
+    assert_eq!(paths(&set), ("keys".into(), "data/integrity".into()));
+    let printed = set.to_toml();
+    assert!(printed.contains("the default is \"/srv/shadowland/token_keys\"."), "{printed}");
+
+    // What is printed is no mistake where nobody asks for tokens, with the same directory and with another one.
+    let mut elsewhere = Layer::default();
+    elsewhere.push_argument("--data-dir", "server.data_dir", "elsewhere");
+    let printed = Effective::from_layers(&[elsewhere]).unwrap().to_toml();
+    let printed = Layer::from_toml("printed.toml", &printed).unwrap();
+    Effective::from_layers(std::slice::from_ref(&printed)).unwrap();
+    let usual = Layer::from_toml("usual.toml", &Effective::from_layers(&[]).unwrap().to_toml()).unwrap();
+    let mut elsewhere = Layer::default();
+    elsewhere.push_argument("--data-dir", "server.data_dir", "elsewhere");
+    Effective::from_layers(&[usual, elsewhere]).unwrap();
 }
 
 #[test]

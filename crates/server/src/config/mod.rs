@@ -9,7 +9,7 @@ pub mod settings;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shadowland_proto::{Congestion, RekeyLimits, TransportConfig};
@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::cpus::CpuList;
 pub use layer::{Layer, Place};
-use settings::{MAX_PLAYERS, MAX_WORKERS, SETTINGS, Setting, Value};
+use settings::{DATA_DIR, DEFAULT_DATA_DIR, MAX_PLAYERS, MAX_WORKERS, SETTINGS, Setting, Value};
 
 /// Ticks of the world in a second; fixed, because clients predict with the same step.
 pub const TICK_HZ: u32 = 60;
@@ -30,7 +30,7 @@ pub const DEFAULT_FILE: &str = "shadowland.toml";
 /// A configuration that the server can run with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Directory of the key pair and, later, the database.
+    /// Directory of the key pair and, later, the database. Paths that are below it by default stand in fields of their own.
     pub data_dir: PathBuf,
     /// Directives of the log filter.
     pub log_filter: String,
@@ -252,9 +252,36 @@ impl Effective {
             })?;
             values[index] = (setting, value, Some(place.clone()));
         }
-        let effective = Self { values };
+        let mut effective = Self { values };
+        effective.follow_data_dir();
         effective.check_together()?;
         Ok(effective)
+    }
+
+    /// What nobody set and is in the data directory by default goes with it.
+    fn follow_data_dir(&mut self) {
+        let defaults: Vec<_> = self.values.iter().map(|(setting, ..)| self.default_of(setting)).collect();
+        for ((_, value, place), default) in self.values.iter_mut().zip(defaults) {
+            if place.is_none() {
+                *value = default;
+            }
+        }
+    }
+
+    /// What a setting has when nobody sets it.
+    fn default_of(&self, setting: &Setting) -> Value {
+        match (setting.default)() {
+            Value::Text(path) if setting.key != DATA_DIR => {
+                match Path::new(&path).strip_prefix(DEFAULT_DATA_DIR) {
+                    Ok(rest) => {
+                        let path = Path::new(self.text(DATA_DIR)).join(rest);
+                        Value::Text(path.to_str().expect("it was joined of texts").to_owned())
+                    }
+                    Err(_) => Value::Text(path),
+                }
+            }
+            default => default,
+        }
     }
 
     /// Whether the environment or the command line set it, if only to its default.
@@ -270,7 +297,7 @@ impl Effective {
     #[must_use]
     pub fn config(&self) -> Config {
         Config {
-            data_dir: self.text("server.data_dir").into(),
+            data_dir: self.text(DATA_DIR).into(),
             log_filter: self.text("server.log").into(),
             network: NetworkConfig {
                 listen: self.address("network.listen"),
@@ -391,7 +418,7 @@ impl Effective {
             }
             let _ = writeln!(text, "# {} Allowed: {}.", setting.meaning, setting.kind.allowed());
             if let Some(place) = place {
-                let _ = writeln!(text, "# Set by {place}; the default is {}.", (setting.default)());
+                let _ = writeln!(text, "# Set by {place}; the default is {}.", self.default_of(setting));
             }
             let _ = writeln!(text, "{} = {value}", setting.name());
         }
@@ -420,7 +447,8 @@ impl Effective {
             let (setting, value, _) = self.entry(key);
             // Integrity challenges may be turned off for once, whatever the file says of them.
             let on_purpose = switch == "security.integrity" && self.is_set_for_this_run(switch);
-            if self.text(switch) == off && !on_purpose && *value != (setting.default)() {
+            let is_default = [(setting.default)(), self.default_of(setting)].contains(value);
+            if self.text(switch) == off && !on_purpose && !is_default {
                 return Err(self.not_together(key, &[], allowed.to_owned()));
             }
         }

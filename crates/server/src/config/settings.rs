@@ -65,6 +65,10 @@ pub enum Value {
     Text(String),
 }
 
+/// The setting of the directory below which other paths are by default.
+pub(super) const DATA_DIR: &str = "server.data_dir";
+/// That directory by default.
+pub(super) const DEFAULT_DATA_DIR: &str = "data";
 /// Most players at the same time.
 pub const MAX_PLAYERS: u64 = 60_000;
 /// Most I/O threads.
@@ -77,10 +81,10 @@ const LOOK_TICKS: Kind = Kind::Whole { min: 1, max: 60 };
 /// All settings, in the order in which `shadowland config` prints them; a section's settings stand together.
 pub const SETTINGS: &[Setting] = &[
     Setting {
-        key: "server.data_dir",
-        meaning: "Directory of what the server keeps: its key pair, later its database.",
+        key: DATA_DIR,
+        meaning: "Directory of what the server keeps: its key pair (server.key), later its database; and, unless they are set, of security.token_keys and security.integrity_tables.",
         kind: Kind::Path,
-        default: || Value::Text("data".into()),
+        default: || Value::Text(DEFAULT_DATA_DIR.into()),
     },
     Setting {
         key: "server.log",
@@ -268,7 +272,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "security.token_keys",
-        meaning: "File of the public keys that may sign login tokens, one on each line; read when auth is token.",
+        meaning: "File of the public keys that may sign login tokens, one on each line; read when auth is token; by default below server.data_dir.",
         kind: Kind::Path,
         default: || Value::Text("data/token_keys".into()),
     },
@@ -328,7 +332,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "security.integrity_tables",
-        meaning: "Directory of the tables of keys, one file for each client version that may play.",
+        meaning: "Directory of the tables of keys, one file for each client version that may play; by default below server.data_dir.",
         kind: Kind::Path,
         default: || Value::Text("data/integrity".into()),
     },
