@@ -72,7 +72,7 @@ pub enum Command {
     /// Run the server until it is told to stop (the default).
     Serve(ConfigArgs),
     /// Print the effective configuration as a file.
-    Config(ConfigArgs),
+    Config(PrintArgs),
     /// Send simulated players to a running server.
     Bots(BotsArgs),
     /// Make keys for login tokens, and tokens.
@@ -91,7 +91,9 @@ impl Command {
     /// The settings of a command that heeds them.
     fn config(&mut self) -> Option<&mut ConfigArgs> {
         match self {
-            Self::Serve(config) | Self::Config(config) | Self::Demo(DemoArgs { config, .. }) => Some(config),
+            Self::Serve(config)
+            | Self::Config(PrintArgs { config, .. })
+            | Self::Demo(DemoArgs { config, .. }) => Some(config),
             Self::Bots(_) | Self::Token(_) | Self::Integrity(_) => None,
         }
     }
@@ -168,6 +170,17 @@ pub struct ConfigArgs {
     pub set: Vec<(String, String)>,
 }
 
+/// Arguments of `shadowland config`.
+#[derive(Debug, Clone, Args)]
+pub struct PrintArgs {
+    /// Write it to a file instead, which may be the one that it was read from; it is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Settings to print.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
 /// Arguments of `shadowland bots`.
 #[derive(Debug, Clone, Args)]
 pub struct BotsArgs {
@@ -234,7 +247,8 @@ impl ConfigArgs {
     }
 
     /// The file that is read, if any.
-    fn file(&self) -> Option<PathBuf> {
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
         let named = || std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
         let usual = || Path::new(DEFAULT_FILE).exists().then(|| DEFAULT_FILE.into());
         self.config.clone().or_else(named).or_else(usual)

@@ -1,8 +1,10 @@
 //! What each command does.
 
+#[cfg(unix)]
+use std::fs::File;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +14,7 @@ use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, SeedableRng};
 use shadowland_bots::BotsConfig;
 use shadowland_proto::{IntegrityTable, KEY_LOG_VARIABLE, KeyLog, LoginToken, TokenSigner};
-use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs, IntegrityCommand, TokenCommand};
+use shadowland_server::cli::{BotsArgs, ConfigArgs, DemoArgs, IntegrityCommand, PrintArgs, TokenCommand};
 use shadowland_server::config::{Auth, Config};
 use shadowland_server::demo::{self, DemoOptions};
 use shadowland_server::identity::{self, PublicKey};
@@ -44,11 +46,39 @@ fn not_started(error: impl Into<anyhow::Error>) -> Failure {
     Failure { error: error.into(), exit_code: 2 }
 }
 
-/// Prints the effective configuration.
-pub(crate) fn config(args: &ConfigArgs) -> Result<(), Failure> {
-    let effective = args.load().map_err(not_started)?;
-    stdout().lock().write_all(effective.to_toml().as_bytes())?;
+/// Prints the effective configuration, or writes it to a file.
+pub(crate) fn config(args: &PrintArgs) -> Result<(), Failure> {
+    if let Some(file) = args.config.file().filter(|file| args.output.is_none() && is_stdout(file)) {
+        let file = file.display();
+        return Err(not_started(anyhow!(
+            "{file}: it cannot be read, for it is where the output goes, and the shell has emptied it; use `shadowland \
+             config --output {file}`"
+        )));
+    }
+    let text = args.config.load().map_err(not_started)?.to_toml();
+    match &args.output {
+        Some(file) => identity::replace_file(file, text.as_bytes())
+            .with_context(|| format!("{}: cannot write the configuration", file.display()))?,
+        None => stdout().lock().write_all(text.as_bytes())?,
+    }
     Ok(())
+}
+
+/// Whether standard output was directed into this file.
+#[cfg(unix)]
+fn is_stdout(file: &Path) -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    let stdout = stdout().as_fd().try_clone_to_owned().map(File::from);
+    match (stdout.and_then(|stdout| stdout.metadata()), file.metadata()) {
+        (Ok(one), Ok(other)) => one.is_file() && (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_stdout(_file: &Path) -> bool {
+    false
 }
 
 /// Serves until SIGINT or SIGTERM; a second one ends the process at once.

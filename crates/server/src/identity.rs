@@ -118,6 +118,26 @@ pub(crate) fn create_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     linked
 }
 
+/// Writes a file that is no secret, in place of one that is there: whoever reads it finds all of the one or of the other.
+///
+/// # Errors
+/// If it cannot be written; what is there then stays.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // What a link points to is replaced, and not the link.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (new, mut file) = open_beside(&path, OpenOptions::new().write(true).create_new(true))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let replaced = written.and_then(|()| match fs::metadata(&path) {
+        Ok(old) => file.set_permissions(old.permissions()),
+        Err(_) => Ok(()),
+    });
+    let replaced = replaced.and_then(|()| fs::rename(&new, &path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    replaced
+}
+
 /// A new file beside `path`, with a name that nobody has used.
 fn open_beside(path: &Path, options: &OpenOptions) -> io::Result<(PathBuf, fs::File)> {
     let mut number = 0;

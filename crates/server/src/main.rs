@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let command = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let result = match command {
         Command::Serve(config) => commands::serve(&config),
-        Command::Config(config) => commands::config(&config),
+        Command::Config(args) => commands::config(&args),
         Command::Bots(args) => commands::bots(&args),
         Command::Token(command) => commands::token(&command),
         Command::Integrity(command) => commands::integrity(&command),

@@ -77,6 +77,48 @@ fn the_configuration_is_printed_and_mistakes_end_with_code_2() {
 }
 
 #[test]
+fn the_configuration_can_be_written_over_the_file_that_it_was_read_from() {
+    let directory = Directory::new("output");
+    let file = directory.0.join("shadowland.toml");
+    fs::write(&file, "world.npcs = 7\n").unwrap();
+    let output = directory.run(&["config", "--workers", "3", "--output", "shadowland.toml"]);
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("\nnpcs = 7\n") && text.contains("\nworkers = 3\n"), "{text}");
+    assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 1, "nothing is left beside it");
+
+    let output = directory.run(&["config", "--output", "missing/shadowland.toml"]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        message.starts_with("shadowland: missing/shadowland.toml: cannot write the configuration: "),
+        "{message}"
+    );
+    assert_eq!(output.status.code(), Some(1));
+
+    // A mistake leaves the file alone.
+    fs::write(&file, "world.npcs = -1\n").unwrap();
+    refusal(&directory.run(&["config", "--output", "shadowland.toml"]));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "world.npcs = -1\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_configuration_that_the_shell_has_emptied_is_not_printed() {
+    let directory = Directory::new("redirected");
+    let file = fs::File::create(directory.0.join("shadowland.toml")).unwrap();
+    let output = directory.command(&["config"]).stdout(file).output().unwrap();
+    let message = refusal(&output);
+    assert!(
+        message.starts_with("shadowland.toml: it cannot be read, ") && message.contains("--output"),
+        "{message}"
+    );
+
+    let other = fs::File::create(directory.0.join("other.toml")).unwrap();
+    assert!(directory.command(&["config"]).stdout(other).status().unwrap().success());
+    assert!(fs::metadata(directory.0.join("other.toml")).unwrap().len() > 1_000);
+}
+
+#[test]
 fn a_bad_key_file_and_a_port_in_use_end_with_code_2() {
     let directory = Directory::new("start");
     fs::create_dir(directory.0.join("data")).unwrap();
