@@ -4,9 +4,10 @@
 use std::fs::File;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
@@ -81,11 +82,8 @@ fn is_stdout(_file: &Path) -> bool {
     false
 }
 
-/// Serves until SIGINT or SIGTERM; a second one ends the process at once.
-pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
-    let mut config = args.load().map_err(not_started)?.config();
-    config.security.key_log = key_log_path();
-    start_logging(&config);
+/// Hears of the first SIGINT or SIGTERM, which is to be heeded; a second one ends the process at once.
+fn stop_signals() -> anyhow::Result<Receiver<()>> {
     let (stop, stopped) = mpsc::channel();
     let mut asked = false;
     ctrlc::set_handler(move || {
@@ -97,7 +95,43 @@ pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
         let _ = stop.send(());
     })
     .context("cannot listen for signals")?;
+    Ok(stopped)
+}
 
+/// Breaks a run off when a signal asks for it, and tells how much of it there was.
+struct Early {
+    stopped: Receiver<()>,
+    was_stopped: bool,
+    measured: Duration,
+}
+
+impl Early {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { stopped: stop_signals()?, was_stopped: false, measured: Duration::ZERO })
+    }
+
+    /// Whether to go on, when so much was measured.
+    fn look(&mut self, measured: Duration) -> ControlFlow<()> {
+        self.measured = measured;
+        self.was_stopped |= self.stopped.try_recv().is_ok();
+        if self.was_stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn tell(&self, whole: Duration) -> std::io::Result<()> {
+        if self.was_stopped && self.measured < whole {
+            let (measured, whole) = (self.measured.as_secs_f64(), whole.as_secs());
+            writeln!(stderr().lock(), "ended early: the report is of {measured:.1} of {whole} s")?;
+        }
+        Ok(())
+    }
+}
+
+/// Serves until SIGINT or SIGTERM; a second one ends the process at once.
+pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
+    let mut config = args.load().map_err(not_started)?.config();
+    config.security.key_log = key_log_path();
+    start_logging(&config);
+    let stopped = stop_signals()?;
     let mut rng = StdRng::try_from_rng(&mut SysRng).context("no randomness from the system")?;
     let identity = identity::load_or_create(&config.data_dir, &mut rng).map_err(not_started)?;
     if config.security.auth == Auth::Open {
@@ -146,9 +180,14 @@ pub(crate) fn bots(args: &BotsArgs) -> Result<(), Failure> {
         ..BotsConfig::new(args.server, args.server_key.0, players)
     };
     let time = Duration::from_secs(args.seconds.into());
+    let mut early = Early::new()?;
     let line = Line::new(time);
-    let report = load::run(bots, time, &mut |progress| line.show_bots(progress, players))?;
+    let report = load::run(bots, time, &mut |progress| {
+        line.show_bots(progress, players);
+        early.look(progress.played)
+    })?;
     drop(line);
+    early.tell(time)?;
     let mut out = stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
@@ -219,8 +258,13 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<(), Failure> {
     let measured = Duration::from_secs(args.seconds.into());
     let line = Line::new(measured);
     let options = DemoOptions { players, measured, send_hz: args.send_hz, net: args.net };
-    let report = demo::run(config, &options, &mut |progress| line.show_demo(progress, players))?;
+    let mut early = Early::new()?;
+    let report = demo::run(config, &options, &mut |progress| {
+        line.show_demo(progress, players);
+        early.look(progress.measured)
+    })?;
     drop(line);
+    early.tell(measured)?;
     let mut out = stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;

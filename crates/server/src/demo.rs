@@ -9,6 +9,7 @@
 //! frame of the world: it knows when each entity changed, resolves the samples of the bots to latencies, and
 //! sees when the world has come to rest.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -173,12 +174,15 @@ pub enum DemoError {
 /// Runs a demo on a server with this configuration, changed to the demo's needs: it listens on a free port of
 /// the loopback interface, has room for the players, and a map on which they stand as densely as in `wander`.
 ///
+/// When `show` breaks it off, the figures are of what was measured until then. If that is nothing, they are zero, and views
+/// are not compared.
+///
 /// # Errors
 /// When it could not be run; how well it went is what the report says.
 pub fn run(
     config: Config,
     options: &DemoOptions,
-    show: &mut dyn FnMut(&Progress),
+    show: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Report, DemoError> {
     let config = adapt(config, options.players)?;
     let checks = config.security.integrity.as_ref();
@@ -254,24 +258,26 @@ struct Moment {
 }
 
 impl Demo<'_> {
-    fn measure(&self, show: &mut dyn FnMut(&Progress)) -> Result<Report, DemoError> {
+    fn measure(&self, show: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<Report, DemoError> {
         let mut shown = self.moment();
-        let mut look = |phase, measured| -> Result<(), DemoError> {
+        let mut look = |phase, measured| -> Result<ControlFlow<()>, DemoError> {
             if self.server.has_failed() {
                 return Err(DemoError::ServerFailed);
             }
             thread::sleep(LOOK_EVERY);
             let now = self.moment();
-            show(&progress(phase, measured, &shown, &now));
+            let goes_on = show(&progress(phase, measured, &shown, &now));
             shown = now;
-            Ok(())
+            Ok(goes_on)
         };
 
         let connecting = BotsConfig::new(self.server.local_addr(), [0; 32], 0).connect_per_s;
         let patience = JOIN_PATIENCE + Duration::from_secs_f64(self.options.players as f64 / connecting);
         let started = Instant::now();
         while !self.everybody_is_in() && started.elapsed() < patience {
-            look(Phase::Joining, Duration::ZERO)?;
+            if look(Phase::Joining, Duration::ZERO)?.is_break() {
+                return Ok(self.report_of_nothing());
+            }
         }
         if self.bots.stats().playing == 0 {
             let why = self.bots.last_end().map_or_else(String::new, |end| format!(": {end}"));
@@ -279,26 +285,38 @@ impl Demo<'_> {
         }
         let joined = Instant::now();
         while joined.elapsed() < WARM_UP {
-            look(Phase::WarmingUp, Duration::ZERO)?;
+            if look(Phase::WarmingUp, Duration::ZERO)?.is_break() {
+                return Ok(self.report_of_nothing());
+            }
         }
 
         let before = self.moment();
         self.observed.state().resolver.count_from(self.bots.time_of(before.at));
         while before.at.elapsed() < self.options.measured {
-            look(Phase::Measuring, before.at.elapsed())?;
+            if look(Phase::Measuring, before.at.elapsed())?.is_break() {
+                break;
+            }
         }
         let after = self.moment();
+        let measured = after.at - before.at;
         self.observed.state().resolver.count_until(self.bots.time_of(after.at));
 
         self.bots.freeze(true);
         self.server.pause_creatures(true);
         let frozen = Instant::now();
         while !self.observed.is_at_rest_since(frozen) && frozen.elapsed() < REST_PATIENCE {
-            look(Phase::Settling, self.options.measured)?;
+            // Whoever breaks it off now has a report as soon as there is one.
+            let _ = look(Phase::Settling, measured)?;
         }
-        look(Phase::Comparing, self.options.measured)?;
+        let _ = look(Phase::Comparing, measured)?;
         let views = self.compare();
         Ok(self.report(&before, &after, &views))
+    }
+
+    /// When it was broken off before anything was measured.
+    fn report_of_nothing(&self) -> Report {
+        let now = self.moment();
+        self.report(&now, &now, &[])
     }
 
     fn moment(&self) -> Moment {
@@ -322,7 +340,8 @@ impl Demo<'_> {
     }
 
     fn report(&self, before: &Moment, after: &Moment, views: &[Result<(), Mismatch>]) -> Report {
-        let seconds = (after.at - before.at).as_secs_f64();
+        // Of no time at all everything is zero, and not unknown.
+        let seconds = (after.at - before.at).as_secs_f64().max(f64::MIN_POSITIVE);
         let per_s = |counter: fn(&ServerStats) -> u64| {
             (counter(&after.server) - counter(&before.server)) as f64 / seconds
         };

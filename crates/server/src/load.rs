@@ -1,5 +1,6 @@
 //! Simulated players for a server that runs elsewhere.
 
+use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,50 +60,53 @@ pub enum LoadError {
     Nobody(String),
 }
 
-/// Lets bots play for so long, counted from when all of them have joined or given up.
+/// Lets bots play for so long, counted from when all of them have joined or given up, or until `show` breaks it off: the
+/// report is then of what was until then.
 ///
 /// # Errors
 /// When they could not be started, or none of them got in.
 pub fn run(
     config: BotsConfig,
     seconds: Duration,
-    show: &mut dyn FnMut(&Progress),
+    show: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Report, LoadError> {
     let players = config.count;
     let patience = JOIN_PATIENCE + Duration::from_secs_f64(players as f64 / config.connect_per_s);
     let bots = Bots::start(config)?;
     let started = Instant::now();
-    loop {
+    let mut goes_on = ControlFlow::Continue(());
+    while goes_on.is_continue() {
         let stats = bots.stats();
         if stats.playing + stats.failed + stats.lost >= players || started.elapsed() >= patience {
             break;
         }
-        show(&Progress { playing: stats.playing, played: Duration::ZERO });
         thread::sleep(LOOK_EVERY);
+        goes_on = show(&Progress { playing: stats.playing, played: Duration::ZERO });
     }
     let last_end = |bots: &Bots| bots.last_end().map(|end| end.to_string());
     let before = bots.stats();
-    if before.playing == 0 {
+    if before.playing == 0 && goes_on.is_continue() {
         let why = last_end(&bots).map_or_else(String::new, |end| format!(": {end}"));
         return Err(LoadError::Nobody(why));
     }
     let joined = Instant::now();
-    while joined.elapsed() < seconds && bots.stats().playing > 0 {
-        show(&Progress { playing: bots.stats().playing, played: joined.elapsed() });
+    let mut after = before;
+    while goes_on.is_continue() && joined.elapsed() < seconds && after.playing > 0 {
         thread::sleep(LOOK_EVERY.min(seconds.saturating_sub(joined.elapsed())));
+        after = bots.stats();
+        goes_on = show(&Progress { playing: after.playing, played: joined.elapsed() });
     }
-    let after = bots.stats();
     let span = joined.elapsed().as_secs_f64();
-    let per_s = |counter: fn(&BotsStats) -> u64| {
-        ((counter(&after) - counter(&before)) as f64 / span * 1_000.0).round() / 1_000.0
-    };
+    // Of no time at all there is nothing to count either.
+    let rate = |count: f64| if count > 0.0 { (count / span * 1_000.0).round() / 1_000.0 } else { 0.0 };
+    let per_s = |counter: fn(&BotsStats) -> u64| rate((counter(&after) - counter(&before)) as f64);
     Ok(Report {
         players,
         connected: after.playing,
         packets_in_per_s: per_s(|stats| stats.packets_in),
         packets_out_per_s: per_s(|stats| stats.packets_out),
         bytes_in_per_player_per_s: (per_s(|stats| stats.bytes_in) / after.playing.max(1) as f64).round(),
-        bots_cpu_cores: ((after.cpu - before.cpu).as_secs_f64() / span * 1_000.0).round() / 1_000.0,
+        bots_cpu_cores: rate((after.cpu - before.cpu).as_secs_f64()),
         disconnects: after.lost,
         errors: after.failed as u64 + after.errors,
         last_end: last_end(&bots),

@@ -5,7 +5,8 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use shadowland_server::identity::PublicKey;
 
@@ -35,6 +36,13 @@ impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Sends a signal by its name.
+#[cfg(unix)]
+fn signal(to: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", to.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 /// The one line of an attempt that must end with exit code 2.
@@ -163,8 +171,7 @@ fn it_serves_without_a_file_and_stops_cleanly_when_told() {
 
         let mut client = Client::connect(address, key.0, 5, ConnectConfig::default()).unwrap();
         client.until("a snapshot", |client| client.heard.last.is_some());
-        let kill = format!("kill -{signal} {}", server.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        self::signal(&server, signal);
         client.until("the server's goodbye", |client| client.close_reason().is_some());
         assert_eq!(client.close_reason(), Some(CloseReason::Peer(DisconnectReason::ShuttingDown)));
 
@@ -175,6 +182,41 @@ fn it_serves_without_a_file_and_stops_cleanly_when_told() {
         assert!(log.contains("stopped"), "{log}");
         assert!(!log.contains("SHADOWLAND_KEYLOGFILE"), "nobody asked for it: {log}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_run_early_with_its_report() {
+    let directory = Directory::new("early");
+    let mut server = directory
+        .command(&["--listen", "127.0.0.1:0", "--log", "off"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let mut value = || lines.next().unwrap().unwrap().rsplit(' ').next().unwrap().to_owned();
+    let (address, key) = (value(), value());
+    let bots = ["bots", "--server", &address, "--server-key", &key, "--count", "2"];
+    let demo = ["demo", "--players", "2"];
+    // A demo warms up for two seconds.
+    for (command, after_s) in [(&bots[..], 2), (&demo[..], 5)] {
+        let run = directory
+            .command(&[command, &["--seconds", "600", "--json"]].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_secs(after_s));
+        signal(&run, "INT");
+        let output = run.wait_with_output().unwrap();
+        let complaints = String::from_utf8(output.stderr).unwrap();
+        assert!(complaints.contains("ended early: the report is of "), "{complaints}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["players"], 2, "{report}");
+        assert_eq!(report["disconnects"], 0, "{report}");
+    }
+    signal(&server, "INT");
+    assert!(server.wait().unwrap().success());
 }
 
 #[test]

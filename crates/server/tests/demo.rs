@@ -1,5 +1,6 @@
 //! The demo from beginning to end: server, sockets, bots, and the comparison of their views with the truth.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use shadowland_server::config::Config;
@@ -13,6 +14,7 @@ fn everybody_plays_and_sees_the_truth() {
         if phases.last() != Some(&progress.phase) {
             phases.push(progress.phase);
         }
+        ControlFlow::Continue(())
     })
     .unwrap();
     assert!(report.is_good(), "{report:?}");
@@ -31,6 +33,26 @@ fn everybody_plays_and_sees_the_truth() {
     }
 }
 
+/// What comes of a demo of two players that is broken off in a phase.
+fn broken_off(phase: Phase) -> demo::Report {
+    let options = DemoOptions { players: 2, measured: Duration::from_secs(600), send_hz: 60, net: None };
+    demo::run(Config::default(), &options, &mut |progress| {
+        if progress.phase == phase { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_demo_that_is_broken_off_reports_what_was_measured() {
+    let report = broken_off(Phase::Measuring);
+    assert!(report.is_good() && report.packets_out_per_s > 0.0, "{report:?}");
+
+    let report = broken_off(Phase::WarmingUp);
+    assert_eq!((report.connected, report.converged), (2, 0), "views are not compared");
+    assert_eq!((report.tick_hz, report.packets_out_per_s, report.bots_cpu_cores), (0.0, 0.0, 0.0));
+    assert!(!serde_json::to_string(&report).unwrap().contains("null"), "{report:?}");
+}
+
 #[test]
 fn more_players_than_a_server_has_are_refused_at_once() {
     let error = demo::adapt(Config::default(), 60_001).unwrap_err().to_string();
@@ -41,7 +63,7 @@ fn more_players_than_a_server_has_are_refused_at_once() {
 #[test]
 fn the_report_has_exactly_the_documented_keys() {
     let options = DemoOptions { players: 1, measured: Duration::from_millis(200), send_hz: 60, net: None };
-    let report = demo::run(Config::default(), &options, &mut |_| {}).unwrap();
+    let report = demo::run(Config::default(), &options, &mut |_| ControlFlow::Continue(())).unwrap();
     let line = serde_json::to_string(&report).unwrap();
     let keys: Vec<_> = line.split('"').skip(1).step_by(2).collect();
     assert_eq!(
@@ -73,7 +95,7 @@ fn players_on_a_bad_network_see_the_truth_too() {
     config.world.npcs = 0;
     let net = "mobile".parse().ok();
     let options = DemoOptions { players: 20, measured: Duration::from_secs(2), send_hz: 60, net };
-    let report = demo::run(config, &options, &mut |_| {}).unwrap();
+    let report = demo::run(config, &options, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!((report.connected, report.disconnects, report.errors), (20, 0, 0), "{report:?}");
     assert_eq!(report.converged, 20, "{report:?}");
     // 45 ms one way, less 20 of jitter at the best.
