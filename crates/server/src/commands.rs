@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use rand::rngs::{StdRng, SysRng};
@@ -25,6 +25,7 @@ use shadowland_server::server::Server;
 use shadowland_server::tokens;
 
 use crate::progress::{self, Line};
+use crate::summary::Summary;
 
 /// How often a running server is looked after.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
@@ -140,7 +141,9 @@ pub(crate) fn serve(args: &ConfigArgs) -> Result<(), Failure> {
     let server = Server::start(config, identity).map_err(not_started)?;
     announce(&server)?;
 
+    let mut summary = Summary::default();
     while stopped.recv_timeout(LOOK_AFTER) == Err(RecvTimeoutError::Timeout) {
+        summary.look(Instant::now(), &server.worker_stats());
         if server.has_failed() {
             return Err(anyhow!("a thread of the server has ended; the message above says why").into());
         }

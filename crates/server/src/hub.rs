@@ -259,6 +259,7 @@ impl Hub {
     pub fn stats(&self) -> WorkerStats {
         WorkerStats {
             sessions: self.listed.len() as u64,
+            denied: self.endpoint.counters().denied,
             dropped: self.endpoint.counters().dropped,
             ..self.stats
         }
@@ -366,6 +367,7 @@ impl Hub {
             self.queues.mail.tell(Mail::Joined(recipient));
         }
         self.stats.players += 1;
+        self.stats.joined += 1;
     }
 
     /// One session's share of a round.

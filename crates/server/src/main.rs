@@ -5,6 +5,7 @@
 
 mod commands;
 mod progress;
+mod summary;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -213,11 +213,13 @@ impl Server {
         for worker in &self.latencies {
             latencies.add(&worker.lock());
         }
-        ServerStats {
-            latencies,
-            workers: self.worker_stats.iter().map(|stats| *stats.lock()).collect(),
-            ticks: self.tick_stats.lock().clone(),
-        }
+        ServerStats { latencies, workers: self.worker_stats(), ticks: self.tick_stats.lock().clone() }
+    }
+
+    /// Of these the workers' counters alone, which cost little to copy.
+    #[must_use]
+    pub fn worker_stats(&self) -> Vec<WorkerStats> {
+        self.worker_stats.iter().map(|stats| *stats.lock()).collect()
     }
 
     /// Subscribes to every frame that is published from now on. Up to `capacity` frames wait for the

@@ -17,6 +17,8 @@ pub struct WorkerStats {
     pub sessions: u64,
     /// Sessions that have a player in the world.
     pub players: u64,
+    /// Players that came into the world.
+    pub joined: u64,
     /// Datagrams received.
     pub datagrams_in: u64,
     /// Their bytes, without UDP and IP headers.
@@ -31,6 +33,8 @@ pub struct WorkerStats {
     pub snapshots_reduced: u64,
     /// Snapshots by how finely their player saw crowds, in the order of [`CrowdDetail::ALL`].
     pub crowd_details: [u64; CrowdDetail::ALL.len()],
+    /// Answers to handshakes that denied a session.
+    pub denied: u64,
     /// Arrived datagrams that were dropped, by reason.
     pub dropped: Dropped,
     /// Arrived datagrams that were longer than any of the protocol.

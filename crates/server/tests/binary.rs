@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shadowland_server::identity::PublicKey;
 
@@ -171,6 +171,9 @@ fn it_serves_without_a_file_and_stops_cleanly_when_told() {
 
         let mut client = Client::connect(address, key.0, 5, ConnectConfig::default()).unwrap();
         client.until("a snapshot", |client| client.heard.last.is_some());
+        // Longer than it takes until the server looks.
+        let told = Instant::now() + Duration::from_millis(1_500);
+        client.until("a while", |_| Instant::now() >= told);
         self::signal(&server, signal);
         client.until("the server's goodbye", |client| client.close_reason().is_some());
         assert_eq!(client.close_reason(), Some(CloseReason::Peer(DisconnectReason::ShuttingDown)));
@@ -180,6 +183,8 @@ fn it_serves_without_a_file_and_stops_cleanly_when_told() {
         server.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         assert!(status.success(), "{log}");
         assert!(log.contains("stopped"), "{log}");
+        assert_eq!(log.matches("who came and went").count(), 1, "{log}");
+        assert!(log.contains("players=1 joined=1 left=0 lost=0 denied=0"), "{log}");
         assert!(!log.contains("SHADOWLAND_KEYLOGFILE"), "nobody asked for it: {log}");
     }
 }
