@@ -19,7 +19,7 @@ const FILE_VARIABLE: &str = "SHADOWLAND_CONFIG";
 
 /// The Tales of Shadowland server. Without a command it serves.
 #[derive(Debug, Parser)]
-#[command(name = "shadowland", version, about, max_term_width = 100)]
+#[command(name = "shadowland", version, max_term_width = 100)]
 pub struct Cli {
     /// Settings that stand before the command.
     #[command(flatten)]
@@ -66,24 +66,39 @@ fn of_no_use(argument: &str) -> clap::Error {
     Cli::command().error(ErrorKind::UnknownArgument, message)
 }
 
+const BOTS_HELP: &str = "\
+It reads no configuration: neither shadowland.toml nor variables of settings.
+
+Ctrl-C ends the run early and reports what was measured until then; a second one ends it at once. The exit status is 1 \
+unless all players were in the world at the end.";
+
+const DEMO_HELP: &str = "\
+The server listens on a free port of the loopback interface with a key of its own, and its room, map and npcs follow from \
+--players: network.listen (--listen), session.max_players (--max-players), world.map_size_m and world.npcs have no effect. \
+It logs warnings only, unless server.log (--log) says otherwise. The players have no login tokens: security.auth has to be \
+\"open\".
+
+Ctrl-C ends the run early and reports what was measured until then; a second one ends it at once. The exit status is 1 \
+unless all players were in, stayed, and saw in the end what the server had.";
+
 /// What `shadowland` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the server until it is told to stop (the default).
     Serve(ConfigArgs),
-    /// Print the effective configuration as a file.
+    /// Print every setting as a configuration file: its value, what is allowed, and who set it.
     Config(PrintArgs),
-    /// Send simulated players to a running server.
+    /// Send simulated players to a running server, and report how it went.
+    #[command(after_help = BOTS_HELP)]
     Bots(BotsArgs),
-    /// Make keys for login tokens, and tokens.
+    /// Make keys for login tokens, and tokens, for tests and small setups.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Make tables of integrity keys.
+    /// Make the tables of keys by which a server checks the versions of its clients.
     #[command(subcommand)]
     Integrity(IntegrityCommand),
-    /// Run a server and simulated players in one process and report how it went. The server listens on a free port of the
-    /// loopback interface, and its room, map and npcs follow from --players: network.listen (--listen),
-    /// session.max_players (--max-players), world.map_size_m and world.npcs have no effect.
+    /// Run a server and simulated players in one process, and report how it went.
+    #[command(after_help = DEMO_HELP)]
     Demo(DemoArgs),
 }
 
@@ -114,13 +129,13 @@ pub enum TokenCommand {
         /// The secret key, as `token keygen` has made it.
         #[arg(long, value_name = "PATH")]
         key: PathBuf,
-        /// The client's static public key.
+        /// The client's static public key, 64 hexadecimal digits.
         #[arg(long, value_name = "KEY")]
         client_key: PublicKey,
         /// The account to play as.
         #[arg(long, value_name = "N")]
         account: u64,
-        /// How long it is good.
+        /// For how many seconds it is good, at most 600.
         #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
     },
@@ -153,7 +168,7 @@ pub struct ConfigArgs {
     /// Address and UDP port to listen on (network.listen).
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// I/O threads (network.workers).
+    /// I/O threads, by default half of the cores (network.workers).
     #[arg(long, value_name = "N")]
     pub workers: Option<String>,
     /// Players at the same time (session.max_players).
@@ -162,10 +177,10 @@ pub struct ConfigArgs {
     /// Directory of server.key and, unless set, of token_keys and integrity tables (server.data_dir).
     #[arg(long, value_name = "PATH")]
     pub data_dir: Option<String>,
-    /// What is logged (server.log).
+    /// What is logged to standard error: error, warn, info, debug, trace or off, also by module (server.log).
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
-    /// Any other setting, such as --set world.npcs=500.
+    /// Any setting, such as --set world.npcs=500; `shadowland config` prints them all. May be given several times.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_assignment)]
     pub set: Vec<(String, String)>,
 }
@@ -190,19 +205,19 @@ pub struct BotsArgs {
     /// The server's public key, as the server prints it.
     #[arg(long, value_name = "KEY")]
     pub server_key: PublicKey,
-    /// How many players.
+    /// How many players join.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub count: u32,
-    /// For how many seconds.
+    /// For how many seconds they play, counted from when all have joined.
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
-    /// Packets a second of each player; inputs are made at 60 a second all the same.
+    /// Packets a second of each player: 60, 30, 20, 15, 12 or 10; inputs are made at 60 a second all the same.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = parse_send_hz)]
     pub send_hz: u32,
     /// Let the players play over a bad network: wifi, mobile, transatlantic, terrible, or a file (docs/TUNING.md).
     #[arg(long, value_name = "PROFILE|FILE", value_parser = parse_net)]
     pub net: Option<NetProfile>,
-    /// The table of integrity keys to answer with, for a server that checks them.
+    /// The table of integrity keys to answer with, for a server that checks them (security.integrity).
     #[arg(long, value_name = "PATH")]
     pub integrity_table: Option<PathBuf>,
     /// Print the report as one line of JSON.
@@ -216,16 +231,16 @@ pub struct DemoArgs {
     /// How many players, at most 60000.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=MAX_PLAYERS as i64))]
     pub players: u32,
-    /// For how many seconds.
+    /// For how many seconds figures are taken, after all have joined.
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
-    /// Packets a second of each player; inputs are made at 60 a second all the same.
+    /// Packets a second of each player: 60, 30, 20, 15, 12 or 10; inputs are made at 60 a second all the same.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = parse_send_hz)]
     pub send_hz: u32,
     /// Let the players play over a bad network: wifi, mobile, transatlantic, terrible, or a file (docs/TUNING.md).
     #[arg(long, value_name = "PROFILE|FILE", value_parser = parse_net)]
     pub net: Option<NetProfile>,
-    /// Print the report as one line of JSON.
+    /// Print the report as one line of JSON; notes go to standard error.
     #[arg(long)]
     pub json: bool,
     /// Settings of the server.
@@ -418,6 +433,23 @@ mod tests {
                 "{help}"
             );
         }
+    }
+
+    #[test]
+    fn help_says_what_it_is_and_where_the_limits_are() {
+        let help = |line: &'static str| read(line.split(' ')).unwrap_err().to_string();
+        let top = help("--help");
+        assert!(top.starts_with("The Tales of Shadowland server. Without a command it serves"), "{top}");
+        let list = top.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+        assert!(list.lines().all(|line| line.chars().count() <= 100), "{list}");
+        for line in ["bots --help", "demo --help"] {
+            let help = help(line);
+            assert!(
+                help.contains("Ctrl-C") && help.contains("exit status is 1") && help.contains("12 or 10"),
+                "{help}"
+            );
+        }
+        assert!(help("demo --help").contains("world.npcs have no effect"));
     }
 
     #[test]
