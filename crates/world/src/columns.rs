@@ -17,6 +17,20 @@ use crate::interest::TOMBSTONE_TICKS;
 #[error("the world is full: raise `entity_capacity` or `player_capacity`")]
 pub struct WorldFull;
 
+/// Why an entity is not spawned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SpawnError {
+    /// All that can live at once do, or did until a moment ago, but for the players who can still join.
+    #[error("the world is full but for its players: raise `entity_capacity`")]
+    Full,
+    /// A player comes by joining.
+    #[error("a player comes by joining")]
+    Player,
+    /// The position is not finite.
+    #[error("the position is not finite")]
+    NotFinite,
+}
+
 /// Indices for so many entities, players among them. Those that are free rest for a while, and more of them make up for
 /// that: a quarter, and at least one for each player, for all may time out together and come back at once.
 pub(crate) const fn indices_for(entities: usize, players: usize) -> usize {
@@ -44,6 +58,8 @@ pub(crate) struct Columns {
     generation: Vec<u32>,
     /// Free indices, the longest free first, with the tick since when.
     free: VecDeque<(u32, Tick)>,
+    /// So many of them, from the first on, are known to have rested.
+    rested: usize,
     /// Indices below this one have been used.
     used: usize,
     living: usize,
@@ -67,6 +83,7 @@ impl Columns {
             vitals: vec![Vitals::FULL; indices],
             generation: vec![0; indices],
             free: VecDeque::with_capacity(indices),
+            rested: 0,
             used: 0,
             living: 0,
             ballistic: 0,
@@ -74,7 +91,7 @@ impl Columns {
         }
     }
 
-    /// Adds an entity at rest.
+    /// Adds an entity at rest, if so many others could come besides.
     ///
     /// An index rests before it is given out again, for longer than any client can be behind.
     pub(crate) fn spawn(
@@ -82,19 +99,22 @@ impl Columns {
         now: Tick,
         kind: EntityType,
         position: DVec3,
+        others: usize,
     ) -> Result<EntityId, WorldFull> {
-        if self.living == self.capacity {
+        while self.free.get(self.rested).is_some_and(|&(_, since)| now - since > TOMBSTONE_TICKS) {
+            self.rested += 1;
+        }
+        let room = (self.capacity - self.living).min(self.rested + self.id.len() - self.used);
+        if room <= others {
             return Err(WorldFull);
         }
-        let rested = self.free.front().is_some_and(|&(_, since)| now - since > TOMBSTONE_TICKS);
-        let index = if rested {
+        let index = if self.rested > 0 {
             let (index, _) = self.free.pop_front().ok_or(WorldFull)?;
+            self.rested -= 1;
             index as usize
-        } else if self.used < self.id.len() {
+        } else {
             self.used += 1;
             self.used - 1
-        } else {
-            return Err(WorldFull);
         };
         let id = EntityId::new(index as u32, self.generation[index]);
         self.id[index] = Some(id);
@@ -187,7 +207,7 @@ mod tests {
     #[test]
     fn the_capacity_is_that_of_the_living() {
         let mut columns = Columns::new(2, 0);
-        let spawn = |columns: &mut Columns, now| columns.spawn(now, EntityType::Item, DVec3::ZERO);
+        let spawn = |columns: &mut Columns, now| columns.spawn(now, EntityType::Item, DVec3::ZERO, 0);
         let a = spawn(&mut columns, 1).unwrap();
         let b = spawn(&mut columns, 1).unwrap();
         assert_eq!(spawn(&mut columns, 1), Err(WorldFull));
@@ -199,11 +219,27 @@ mod tests {
     }
 
     #[test]
+    fn others_keep_their_room_however_fast_some_come_and_go() {
+        let mut columns = Columns::new(10, 4);
+        let (mut now, mut full) = (1, 0);
+        for _ in 0..10 * columns.id.len() {
+            match columns.spawn(now, EntityType::Projectile, DVec3::ZERO, 4) {
+                Ok(id) => assert!(columns.despawn(now, id)),
+                Err(WorldFull) => full += 1,
+            }
+            now += 1;
+        }
+        assert!(full > 0, "it was never full");
+        let joined = (0..4).filter(|_| columns.spawn(now, EntityType::Player, DVec3::ZERO, 0).is_ok());
+        assert_eq!(joined.count(), 4);
+    }
+
+    #[test]
     fn indices_rest_and_come_back_as_another_generation() {
         let mut columns = Columns::new(1, 0);
         let (mut now, mut generations) = (1, vec![0; indices_for(1, 0)]);
         for _ in 0..20 * generations.len() {
-            let id = columns.spawn(now, EntityType::Item, DVec3::ZERO).unwrap();
+            let id = columns.spawn(now, EntityType::Item, DVec3::ZERO, 0).unwrap();
             assert_eq!(id.generation(), generations[id.index()]);
             generations[id.index()] += 1;
             columns.despawn(now, id);

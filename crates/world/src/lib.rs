@@ -29,7 +29,7 @@ pub mod replication;
 pub mod sight;
 pub mod tick;
 
-pub use columns::WorldFull;
+pub use columns::{SpawnError, WorldFull};
 pub use config::WorldConfig;
 pub use players::PlayerHandle;
 pub use replication::{Encoder, Frame, Viewer};

@@ -74,7 +74,8 @@ pub(crate) fn glide(position: &mut DVec3, velocity: &mut DVec3, map: &MapConfig,
     *velocity = DVec3::select(position.cmpne(wanted), DVec3::ZERO, *velocity);
 }
 
-fn within(map: &MapConfig, position: DVec3) -> DVec3 {
+/// A point, or the nearest one of the map where it lies outside.
+pub(crate) fn within(map: &MapConfig, position: DVec3) -> DVec3 {
     let half = map.size_cm / 2.0;
     position.clamp(DVec3::new(-half, -half, GROUND_CM), DVec3::new(half, half, map.height_cm))
 }

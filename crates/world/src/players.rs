@@ -42,8 +42,9 @@ impl Players {
         Self { rows: vec![None; capacity], free: (0..capacity as u32).rev().collect() }
     }
 
-    pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty()
+    /// How many can still come.
+    pub(crate) fn room(&self) -> usize {
+        self.free.len()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -57,7 +58,7 @@ impl Players {
     }
 
     pub(crate) fn remove(&mut self, player: PlayerHandle) -> bool {
-        if self.get_mut(player).is_none() {
+        if !self.contains(player) {
             return false;
         }
         self.rows[player.slot as usize] = None;
@@ -70,9 +71,22 @@ impl Players {
         (player.entity == handle.entity).then_some(player)
     }
 
+    pub(crate) fn contains(&self, handle: PlayerHandle) -> bool {
+        let row = self.rows.get(handle.slot as usize);
+        row.is_some_and(|row| row.as_ref().is_some_and(|player| player.entity == handle.entity))
+    }
+
     /// Every slot, in order.
     pub(crate) fn rows(&self) -> &[Option<Player>] {
         &self.rows
+    }
+
+    /// Everybody who plays, by slot.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = PlayerHandle> + '_ {
+        let handle = |(slot, row): (u32, &Option<Player>)| {
+            row.as_ref().map(|player| PlayerHandle { slot, entity: player.entity })
+        };
+        (0..).zip(&self.rows).filter_map(handle)
     }
 
     /// Everybody who plays, by slot.

@@ -9,7 +9,7 @@ use shadowland_wire::entity::{EntityId, EntityState, EntityType};
 use shadowland_wire::message::client::{Buttons, Input};
 use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
-use crate::columns::{Columns, WorldFull, indices_for, is_ballistic};
+use crate::columns::{Columns, SpawnError, WorldFull, indices_for, is_ballistic};
 use crate::combat::Combat;
 use crate::creatures::Creatures;
 use crate::interest::Interest;
@@ -47,12 +47,13 @@ impl World {
             panic!("a checked configuration: {problem}");
         }
         let (entities, players) = (config.entity_capacity, config.player_capacity);
+        let indices = indices_for(entities, players);
         let mut world = Self {
             tick: 0,
             columns: Columns::new(entities, players),
             players: Players::new(players),
             creatures: Creatures::new(Pcg32::seed_from_u64(config.seed ^ 1), config.npcs),
-            combat: Combat::new(&config.combat, indices_for(entities, players)),
+            combat: Combat::new(&config.combat, indices),
             interest: Interest::new(&config),
             spawn_points: Pcg32::seed_from_u64(config.seed),
             config,
@@ -99,13 +100,24 @@ impl World {
         self.players.count()
     }
 
+    /// Everybody who plays, by slot.
+    pub fn players(&self) -> impl Iterator<Item = PlayerHandle> + '_ {
+        self.players.iter()
+    }
+
+    /// Whether a player is in the world, and has not left.
+    #[must_use]
+    pub fn is_playing(&self, player: PlayerHandle) -> bool {
+        self.players.contains(player)
+    }
+
     /// Lets somebody in, at a random point of the map. The player is in the frame of the next tick.
     pub fn join(&mut self) -> Result<PlayerHandle, WorldFull> {
-        if !self.players.has_room() {
+        if self.players.room() == 0 {
             return Err(WorldFull);
         }
         let position = self.random_point();
-        let entity = self.spawn(EntityType::Player, position)?;
+        let entity = self.enter(EntityType::Player, DVec3::from_array(position), 0)?;
         self.players.add(entity)
     }
 
@@ -113,7 +125,7 @@ impl World {
     pub fn leave(&mut self, player: PlayerHandle) {
         if self.players.remove(player) {
             self.interest.forget_seer(self.tick + 1, player);
-            self.despawn(player.entity);
+            self.remove(player.entity);
         }
     }
 
@@ -124,40 +136,47 @@ impl World {
         }
     }
 
-    /// Puts an entity into the world, at a point in centimetres. It is seen from the next tick on.
-    pub fn spawn(&mut self, kind: EntityType, position_cm: [f64; 3]) -> Result<EntityId, WorldFull> {
-        let id = self.columns.spawn(self.tick, kind, DVec3::from_array(position_cm))?;
-        self.combat.enter(&self.config.combat, id);
-        Ok(id)
+    /// Puts an entity that nobody plays into the world, at a point in centimetres, or the nearest one of the map. It is
+    /// at rest, and seen from the next tick on. All players who can still join keep their places.
+    pub fn spawn(&mut self, kind: EntityType, position_cm: [f64; 3]) -> Result<EntityId, SpawnError> {
+        if kind == EntityType::Player {
+            return Err(SpawnError::Player);
+        }
+        let position = self.point(position_cm).ok_or(SpawnError::NotFinite)?;
+        self.enter(kind, position, self.players.room()).map_err(|WorldFull| SpawnError::Full)
     }
 
-    /// Takes an entity out of the world.
-    pub fn despawn(&mut self, id: EntityId) {
-        if self.columns.despawn(self.tick, id) {
-            // Frames up to this tick have shown it, so it leaves in the next one.
-            self.interest.remove(self.tick + 1, id);
-            if self.columns.kind[id.index()] == EntityType::Npc {
-                self.creatures.remove(id);
-            }
+    /// Takes an entity out of the world. `false`, and nothing else, for those that do not live, and for players, who go by
+    /// leaving.
+    pub fn despawn(&mut self, id: EntityId) -> bool {
+        let is_loose = self.kind(id).is_some_and(|kind| kind != EntityType::Player);
+        if is_loose {
+            self.remove(id);
         }
+        is_loose
     }
 
     /// Takes an entity out of everybody's sight but that of `seers`, from the next tick on: nobody else is sent anything
-    /// that depends on it. A second call changes who may see it. A player is always told of its own state.
-    pub fn hide(&mut self, id: EntityId, seers: &[PlayerHandle]) {
-        if self.columns.lives(id) {
-            let playing = |seer: &PlayerHandle| self.players.get_mut(*seer).is_some();
+    /// that depends on it. A second call changes who may see it. A player is always told of its own state, and seers who
+    /// have left count for nothing. `false`, and nothing else, when the entity does not live.
+    pub fn hide(&mut self, id: EntityId, seers: &[PlayerHandle]) -> bool {
+        let lives = self.columns.lives(id);
+        if lives {
+            let playing = |seer: &PlayerHandle| self.players.contains(*seer);
             let seers: Vec<PlayerHandle> = seers.iter().copied().filter(playing).collect();
             // Frames up to this tick have shown it.
             self.interest.hide(self.tick + 1, id, &seers);
         }
+        lives
     }
 
-    /// Shows a hidden entity to everybody again, from the next tick on.
-    pub fn reveal(&mut self, id: EntityId) {
-        if self.columns.lives(id) {
+    /// Shows a hidden entity to everybody again, from the next tick on. `false`, and nothing else, when it is not hidden.
+    pub fn reveal(&mut self, id: EntityId) -> bool {
+        let is_hidden = self.is_hidden(id);
+        if is_hidden {
             self.interest.reveal(self.tick + 1, id);
         }
+        is_hidden
     }
 
     /// Whether an entity is hidden.
@@ -166,11 +185,14 @@ impl World {
         self.columns.lives(id) && self.interest.is_hidden(id)
     }
 
-    /// Moves an entity at once, without regard to its speed.
-    pub fn teleport(&mut self, id: EntityId, position_cm: [f64; 3]) {
-        if self.columns.lives(id) {
-            self.columns.position[id.index()] = DVec3::from_array(position_cm);
+    /// Moves an entity at once, without regard to its speed, to a point in centimetres, or the nearest one of the map.
+    /// `false`, and nothing else, for those that do not live, and numbers that are not finite.
+    pub fn teleport(&mut self, id: EntityId, position_cm: [f64; 3]) -> bool {
+        let point = self.point(position_cm).filter(|_| self.columns.lives(id));
+        if let Some(point) = point {
+            self.columns.position[id.index()] = point;
         }
+        point.is_some()
     }
 
     /// Has a vehicle or a projectile go on at this velocity, in cm/s, and turns it by yaw, pitch and roll, in degrees, until
@@ -274,6 +296,28 @@ impl World {
                 .hash(&mut hasher);
         }
         hasher.finish()
+    }
+
+    /// A point that an entity can be at; `None` of what is not finite.
+    fn point(&self, position_cm: [f64; 3]) -> Option<DVec3> {
+        let position = DVec3::from_array(position_cm);
+        position.is_finite().then(|| movement::within(&self.config.map, position))
+    }
+
+    /// Puts an entity into the world, if so many others could come besides.
+    fn enter(&mut self, kind: EntityType, position: DVec3, others: usize) -> Result<EntityId, WorldFull> {
+        let id = self.columns.spawn(self.tick, kind, position, others)?;
+        self.combat.enter(&self.config.combat, id);
+        Ok(id)
+    }
+
+    /// Takes an entity out of the world.
+    fn remove(&mut self, id: EntityId) {
+        if self.columns.despawn(self.tick, id) {
+            // Frames up to this tick have shown it, so it leaves in the next one.
+            self.interest.remove(self.tick + 1, id);
+            self.creatures.remove(id);
+        }
     }
 
     fn move_players(&mut self) {
@@ -401,6 +445,49 @@ mod tests {
         (0..120).for_each(|_| world.tick());
         assert_eq!(world.position_cm(player).unwrap()[2], 0.0);
         assert_eq!(world.state(player), Some(EntityState::NONE));
+    }
+
+    #[test]
+    fn what_a_world_cannot_have_is_refused_and_changes_nothing() {
+        let mut world = World::new(WorldConfig { npcs: 1, ..WorldConfig::default() });
+        let player = world.join().unwrap();
+        let [item, gone] = [EntityType::Item; 2].map(|kind| world.spawn(kind, [0.0; 3]).unwrap());
+        assert!(world.despawn(gone));
+        world.tick();
+        let before = world.hash();
+        for nowhere in [[f64::NAN, 0.0, 0.0], [0.0, f64::INFINITY, 0.0], [0.0, 0.0, f64::NEG_INFINITY]] {
+            assert_eq!(world.spawn(EntityType::Item, nowhere), Err(SpawnError::NotFinite));
+            assert!(!world.teleport(item, nowhere) && !world.steer(item, nowhere, [0.0; 3]));
+        }
+        assert_eq!(world.spawn(EntityType::Player, [0.0; 3]), Err(SpawnError::Player));
+        assert!(!world.despawn(player.entity), "players go by leaving");
+        assert!(!world.reveal(item), "it is not hidden");
+        for nobody in [gone, EntityId::NONE, EntityId::new(EntityId::MAX_INDEX, 0)] {
+            assert!(!world.despawn(nobody) && !world.teleport(nobody, [0.0; 3]));
+            assert!(!world.hide(nobody, &[player]) && !world.reveal(nobody) && !world.is_hidden(nobody));
+            assert!(!world.steer(nobody, [0.0; 3], [0.0; 3]));
+            assert!(world.position_cm(nobody).is_none());
+        }
+        assert_eq!(world.hash(), before);
+        assert!(world.is_playing(player) && world.players().eq([player]));
+        world.leave(player);
+        assert!(!world.is_playing(player) && world.players().next().is_none());
+    }
+
+    #[test]
+    fn what_lies_outside_of_the_map_is_put_at_its_edge() {
+        let mut world = World::new(WorldConfig { npcs: 0, ..WorldConfig::default() });
+        let (half, height) = (world.config().map.size_cm / 2.0, world.config().map.height_cm);
+        let far = [f64::MAX, -1e9, 1e9];
+        let chest = world.spawn(EntityType::Environment, far).unwrap();
+        let player = world.join().unwrap().entity;
+        assert!(world.teleport(player, far));
+        for id in [chest, player] {
+            assert_eq!(world.position_cm(id), Some([half, -half, height]));
+        }
+        world.tick();
+        assert!(world.teleport(chest, [0.0, 0.0, -5.0]));
+        assert_eq!(world.position_cm(chest), Some([0.0; 3]));
     }
 
     #[test]

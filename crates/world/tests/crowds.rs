@@ -23,10 +23,10 @@ fn where_a_crowd_was_its_released_pages_leave_nothing_behind() {
     run(&mut scene, 60);
     assert_eq!(scene.viewer.crowd_detail(), CrowdDetail::Dense);
     // Still a crowd, but its last pages stay empty and are released.
-    vehicles.drain(100..).for_each(|vehicle| scene.world.despawn(vehicle));
+    vehicles.drain(100..).for_each(|vehicle| assert!(scene.world.despawn(vehicle)));
     run(&mut scene, 2 * TOMBSTONE_TICKS);
     assert_eq!(scene.viewer.crowd_detail(), CrowdDetail::Dense);
-    vehicles.drain(40..).for_each(|vehicle| scene.world.despawn(vehicle));
+    vehicles.drain(40..).for_each(|vehicle| assert!(scene.world.despawn(vehicle)));
     run(&mut scene, 60);
     assert_eq!(scene.viewer.crowd_detail(), CrowdDetail::Full);
     for _ in 0..200 {

@@ -2,9 +2,20 @@
 
 use shadowland_wire::entity::{EntityId, EntityType};
 use shadowland_world::replication::Frame;
-use shadowland_world::{World, WorldConfig, WorldFull};
+use shadowland_world::{SpawnError, World, WorldConfig, WorldFull};
 
 const CAPACITY: usize = 200;
+
+/// The types of what nobody plays.
+const LOOSE: [EntityType; 7] = [
+    EntityType::Npc,
+    EntityType::Monster,
+    EntityType::Projectile,
+    EntityType::Environment,
+    EntityType::Item,
+    EntityType::Effect,
+    EntityType::Vehicle,
+];
 
 fn config() -> WorldConfig {
     let mut config =
@@ -16,14 +27,33 @@ fn config() -> WorldConfig {
 #[test]
 fn a_full_world_says_so_until_somebody_leaves() {
     let mut world = World::new(config());
-    let kinds = EntityType::ALL.into_iter().cycle();
-    let all: Vec<_> = kinds.take(CAPACITY).map(|kind| world.spawn(kind, [0.0; 3]).unwrap()).collect();
+    let kinds = LOOSE.into_iter().cycle();
+    let all: Vec<_> = kinds.take(CAPACITY - 1).map(|kind| world.spawn(kind, [0.0; 3]).unwrap()).collect();
     let refused = world.spawn(EntityType::Item, [0.0; 3]).unwrap_err();
+    assert_eq!(refused, SpawnError::Full);
     assert!(refused.to_string().contains("raise `entity_capacity`"), "{refused}");
-    assert_eq!((world.join(), world.entity_count()), (Err(WorldFull), CAPACITY));
-    world.despawn(all[7]);
+    // The player's place was kept.
     assert!(world.join().is_ok());
-    assert_eq!(world.spawn(EntityType::Item, [0.0; 3]), Err(WorldFull));
+    assert_eq!((world.join(), world.entity_count()), (Err(WorldFull), CAPACITY));
+    assert_eq!(world.spawn(EntityType::Item, [0.0; 3]), Err(SpawnError::Full));
+    assert!(world.despawn(all[7]));
+    assert!(world.spawn(EntityType::Item, [0.0; 3]).is_ok());
+    assert_eq!(world.spawn(EntityType::Item, [0.0; 3]), Err(SpawnError::Full));
+}
+
+/// However fast others come and go, so that indices run out: players find room.
+#[test]
+fn nobody_takes_the_places_of_players() {
+    let mut world = World::new(config());
+    for _ in 0..10 {
+        while let Ok(id) = world.spawn(EntityType::Projectile, [0.0; 3]) {
+            assert!(world.despawn(id));
+        }
+        let player = world.join().unwrap();
+        world.leave(player);
+        // Longer than an index rests.
+        (0..1_100).for_each(|_| world.tick());
+    }
 }
 
 #[test]
@@ -39,12 +69,12 @@ fn all_players_can_come_back_at_once() {
 
 /// Some of each type come, everybody is moved, and every few ticks some go.
 fn turn(world: &mut World, frame: &mut Frame, living: &mut Vec<EntityId>, tick: u32) {
-    for (nth, kind) in (0..).zip(EntityType::ALL) {
+    for (nth, kind) in (0..).zip(LOOSE) {
         let point = [f64::from(tick % 97) * 250.0, f64::from(nth) * 900.0 - 4_000.0, 0.0];
         living.extend(world.spawn(kind, point));
     }
     if living.len() > CAPACITY / 2 {
-        living.drain(..40).for_each(|id| world.despawn(id));
+        living.drain(..40).for_each(|id| assert!(world.despawn(id)));
     }
     for id in living {
         let [x, y, z] = world.position_cm(*id).expect("it lives");

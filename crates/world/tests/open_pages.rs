@@ -6,15 +6,20 @@ use shadowland_wire::limits::{CLIENT_ENTITIES, PAGE_SLOTS};
 use shadowland_world::replication::{Encoder, Frame, Viewer};
 use shadowland_world::{PlayerHandle, World, WorldConfig, sight};
 
+/// As far as by default, but for effects, which are seen as far as players.
+fn distance_cm(kind: EntityType) -> f64 {
+    sight::default_distance_cm(if kind == EntityType::Effect { EntityType::Player } else { kind })
+}
+
 /// A player in the middle of four layers of small cells, with somebody in each within sight.
 fn crowded_world() -> (World, PlayerHandle) {
     let mut config = WorldConfig { npcs: 0, ..WorldConfig::default() };
-    config.layers = sight::layers(sight::default_distance_cm, 16.0);
+    config.layers = sight::layers(distance_cm, 16.0);
     let mut world = World::new(config);
     let player = world.join().unwrap();
     world.teleport(player.entity, [0.0; 3]);
-    for kind in [EntityType::Item, EntityType::Npc, EntityType::Player, EntityType::Projectile] {
-        let distance = sight::default_distance_cm(kind);
+    for kind in [EntityType::Item, EntityType::Npc, EntityType::Effect, EntityType::Projectile] {
+        let distance = distance_cm(kind);
         let edge = distance / 16.0;
         for (x, y) in (-16..=16).flat_map(|x| (-16..=16).map(move |y| (f64::from(x), f64::from(y)))) {
             if x.hypot(y) < 15.5 {

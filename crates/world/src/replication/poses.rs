@@ -472,7 +472,7 @@ mod tests {
         let (mut poses, mut reach) = (Poses::default(), Reach::default());
         let mut seen = BTreeMap::new();
         for _ in 0..200 {
-            everybody.iter().for_each(|&id| world.teleport(id, [300.0, -200.0, 0.0]));
+            everybody.iter().for_each(|&id| assert!(world.teleport(id, [300.0, -200.0, 0.0])));
             world.tick();
             world.publish(&mut frame);
             poses.clear();
