@@ -59,6 +59,37 @@ impl Combat {
         self.fighters[id.index()].rises_at != 0
     }
 
+    /// Points of health; none of the dead.
+    pub(crate) fn health(&self, id: EntityId) -> u16 {
+        self.fighters[id.index()].health
+    }
+
+    /// Takes points of health from somebody who is not dead, as a blow does.
+    pub(crate) fn hurt(
+        &mut self,
+        now: Tick,
+        config: &CombatConfig,
+        columns: &mut Columns,
+        index: usize,
+        points: u16,
+    ) {
+        self.involve(now, config, columns, index);
+        let victim = &mut self.fighters[index];
+        victim.health = victim.health.saturating_sub(points);
+        if victim.health == 0 {
+            victim.rises_at = now + config.dead_ticks;
+            columns.state[index] = columns.state[index].with(EntityState::DEAD, true);
+        }
+        self.show_health(config, columns, index);
+    }
+
+    /// Gives points of health to somebody who is not dead.
+    pub(crate) fn heal(&mut self, config: &CombatConfig, columns: &mut Columns, index: usize, points: u16) {
+        let fighter = &mut self.fighters[index];
+        fighter.health = fighter.health.saturating_add(points).min(config.health);
+        self.show_health(config, columns, index);
+    }
+
     /// Somebody wants to strike.
     pub(crate) fn attack(&mut self, now: Tick, id: EntityId) {
         let fighter = &self.fighters[id.index()];
@@ -127,19 +158,20 @@ impl Combat {
         let fighters = &self.fighters;
         let lives = |index: usize| fighters[index].rises_at == 0;
         let Some(target) = self.grid.nearest(columns, id.index(), config.reach_cm, lives) else { return };
-        for index in [id.index(), target] {
-            self.fighters[index].combat_until = now + config.combat_ticks;
-            columns.state[index] = columns.state[index].with(EntityState::IN_COMBAT, true);
-        }
-        let victim = &mut self.fighters[target];
-        victim.health = victim.health.saturating_sub(config.damage);
-        let mana = f64::from(columns.vitals[target].mana) / 255.0;
-        columns.vitals[target] =
-            Vitals::from_shares(f64::from(victim.health) / f64::from(config.health), mana);
-        if victim.health == 0 {
-            victim.rises_at = now + config.dead_ticks;
-            columns.state[target] = columns.state[target].with(EntityState::DEAD, true);
-        }
+        self.involve(now, config, columns, id.index());
+        self.hurt(now, config, columns, target, config.damage);
+    }
+
+    /// Somebody is in combat, from now on.
+    fn involve(&mut self, now: Tick, config: &CombatConfig, columns: &mut Columns, index: usize) {
+        self.fighters[index].combat_until = now + config.combat_ticks;
+        columns.state[index] = columns.state[index].with(EntityState::IN_COMBAT, true);
+    }
+
+    fn show_health(&self, config: &CombatConfig, columns: &mut Columns, index: usize) {
+        let health = f64::from(self.fighters[index].health) / f64::from(config.health);
+        let mana = f64::from(columns.vitals[index].mana) / 255.0;
+        columns.vitals[index] = Vitals::from_shares(health, mana);
     }
 }
 
@@ -147,6 +179,11 @@ impl Fighter {
     fn fresh(config: &CombatConfig) -> Self {
         Self { health: config.health, ready_at: 0, strike_until: 0, combat_until: 0, rises_at: 0 }
     }
+}
+
+/// Whether entities of a type have health to lose.
+pub(crate) fn fights(kind: EntityType) -> bool {
+    matches!(kind, EntityType::Player | EntityType::Npc | EntityType::Monster)
 }
 
 /// How many a blow looks at to find its target. In a crowd of one on a square metre, 56 stand in nine squares.
@@ -171,9 +208,7 @@ impl Grid {
         self.heads.fill(0);
         for id in columns.iter() {
             let index = id.index();
-            let kind = columns.kind[index];
-            let fights = matches!(kind, EntityType::Player | EntityType::Npc | EntityType::Monster);
-            if fights && can_be_hit(id) {
+            if fights(columns.kind[index]) && can_be_hit(id) {
                 let list = self.list(self.square(columns.position[index]));
                 self.next[index] = std::mem::replace(&mut self.heads[list], index as u32 + 1);
             }

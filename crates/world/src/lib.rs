@@ -11,7 +11,7 @@
 //! | `players` | who plays, and the inputs that wait to be simulated |
 //! | `movement` | what an input does to a body |
 //! | `combat` | what an attack does to others |
-//! | `creatures` | what moves by itself |
+//! | `creatures` | what walks without a player |
 //! | [`interest`] | layers of cells, their pages and stable slots |
 //! | [`sight`] | how far each entity type is seen, and the layers that follow |
 //! | [`replication`] | frames, viewers and the blocks that they share |

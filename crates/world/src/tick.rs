@@ -10,8 +10,8 @@ use shadowland_wire::message::client::{Buttons, Input};
 use shadowland_wire::quantize::{Rotation, Velocity, Vitals};
 
 use crate::columns::{Columns, SpawnError, WorldFull, indices_for, is_ballistic};
-use crate::combat::Combat;
-use crate::creatures::Creatures;
+use crate::combat::{self, Combat};
+use crate::creatures::{self, Creatures};
 use crate::interest::Interest;
 use crate::movement::{self, Body};
 use crate::players::{PlayerHandle, Players};
@@ -52,7 +52,7 @@ impl World {
             tick: 0,
             columns: Columns::new(entities, players),
             players: Players::new(players),
-            creatures: Creatures::new(Pcg32::seed_from_u64(config.seed ^ 1), config.npcs),
+            creatures: Creatures::new(Pcg32::seed_from_u64(config.seed ^ 1), indices),
             combat: Combat::new(&config.combat, indices),
             interest: Interest::new(&config),
             spawn_points: Pcg32::seed_from_u64(config.seed),
@@ -61,7 +61,7 @@ impl World {
         for _ in 0..world.config.npcs {
             let position = world.random_point();
             let npc = world.spawn(EntityType::Npc, position).expect("checked: capacity above the npcs");
-            world.creatures.add(npc);
+            world.creatures.wander(npc);
         }
         world
     }
@@ -213,6 +213,39 @@ impl World {
         true
     }
 
+    /// Has an npc or a monster walk as players do who hold this input, from the next tick on, until it is told something
+    /// else; an npc that wandered does so no more. Of the buttons, [`Buttons::ATTACK`] does nothing. `false`, and nothing
+    /// else, for entities of other types, and those that do not live.
+    pub fn walk(&mut self, id: EntityId, input: Input) -> bool {
+        let walks = self.kind(id).is_some_and(creatures::walks);
+        if walks {
+            self.creatures.walk(id, input);
+        }
+        walks
+    }
+
+    /// Takes points of health from a player, an npc or a monster, as a blow does: it is in combat, and dead when none are
+    /// left. `false`, and nothing else, for entities of other types, the dead, and those that do not live.
+    pub fn damage(&mut self, id: EntityId, points: u16) -> bool {
+        let Self { columns, combat, config, tick, .. } = self;
+        let has_health = can_be_hurt(columns, combat, id);
+        if has_health {
+            combat.hurt(*tick + 1, &config.combat, columns, id.index(), points);
+        }
+        has_health
+    }
+
+    /// Gives points of health to a player, an npc or a monster, up to those at the start. `false`, and nothing else, for
+    /// entities of other types, the dead, and those that do not live.
+    pub fn heal(&mut self, id: EntityId, points: u16) -> bool {
+        let Self { columns, combat, config, .. } = self;
+        let has_health = can_be_hurt(columns, combat, id);
+        if has_health {
+            combat.heal(&config.combat, columns, id.index(), points);
+        }
+        has_health
+    }
+
     /// Stops or starts everything that moves by itself.
     pub fn pause_creatures(&mut self, paused: bool) {
         self.creatures.paused = paused;
@@ -235,6 +268,31 @@ impl World {
         self.columns.lives(id).then(|| self.columns.position[id.index()].to_array())
     }
 
+    /// Where an entity looks, in degrees from 0 up to 360, growing from X towards Y.
+    #[must_use]
+    pub fn yaw_degrees(&self, id: EntityId) -> Option<f64> {
+        self.kind(id).map(|kind| {
+            if is_ballistic(kind) {
+                self.columns.attitude[id.index()].yaw_degrees()
+            } else {
+                f64::from(self.columns.yaw[id.index()]) * (360.0 / 65_536.0)
+            }
+        })
+    }
+
+    /// How an entity moves, in cm/s.
+    #[must_use]
+    pub fn velocity_cm_per_s(&self, id: EntityId) -> Option<[f64; 3]> {
+        self.columns.lives(id).then(|| self.columns.velocity[id.index()].to_array())
+    }
+
+    /// Points of health of a player, an npc or a monster, of [`CombatConfig::health`](crate::config::CombatConfig) at the
+    /// start; 0 of the dead.
+    #[must_use]
+    pub fn health(&self, id: EntityId) -> Option<u16> {
+        self.kind(id).filter(|kind| combat::fights(*kind)).map(|_| self.combat.health(id))
+    }
+
     /// The state flags of an entity.
     #[must_use]
     pub fn state(&self, id: EntityId) -> Option<EntityState> {
@@ -247,7 +305,7 @@ impl World {
         self.columns.lives(id).then(|| self.columns.animation[id.index()])
     }
 
-    /// Health and mana of an entity.
+    /// Health and mana of an entity, as others are told them.
     #[must_use]
     pub fn vitals(&self, id: EntityId) -> Option<Vitals> {
         self.columns.lives(id).then(|| self.columns.vitals[id.index()])
@@ -396,6 +454,10 @@ impl World {
     }
 }
 
+fn can_be_hurt(columns: &Columns, combat: &Combat, id: EntityId) -> bool {
+    columns.lives(id) && combat::fights(columns.kind[id.index()]) && !combat.is_dead(id)
+}
+
 fn random_point(random: &mut Pcg32, size_cm: f64) -> [f64; 3] {
     let half = size_cm / 2.0;
     [random.random_range(-half..half), random.random_range(-half..half), 0.0]
@@ -462,11 +524,14 @@ mod tests {
         assert_eq!(world.spawn(EntityType::Player, [0.0; 3]), Err(SpawnError::Player));
         assert!(!world.despawn(player.entity), "players go by leaving");
         assert!(!world.reveal(item), "it is not hidden");
+        assert!(!world.walk(item, Input::default()) && !world.walk(player.entity, Input::default()));
+        assert!(!world.damage(item, 1) && !world.heal(item, 1) && world.health(item).is_none());
         for nobody in [gone, EntityId::NONE, EntityId::new(EntityId::MAX_INDEX, 0)] {
             assert!(!world.despawn(nobody) && !world.teleport(nobody, [0.0; 3]));
             assert!(!world.hide(nobody, &[player]) && !world.reveal(nobody) && !world.is_hidden(nobody));
-            assert!(!world.steer(nobody, [0.0; 3], [0.0; 3]));
-            assert!(world.position_cm(nobody).is_none());
+            assert!(!world.steer(nobody, [0.0; 3], [0.0; 3]) && !world.walk(nobody, Input::default()));
+            assert!(!world.damage(nobody, 1) && !world.heal(nobody, 1) && world.health(nobody).is_none());
+            assert!(world.position_cm(nobody).is_none() && world.yaw_degrees(nobody).is_none());
         }
         assert_eq!(world.hash(), before);
         assert!(world.is_playing(player) && world.players().eq([player]));
@@ -488,6 +553,55 @@ mod tests {
         world.tick();
         assert!(world.teleport(chest, [0.0, 0.0, -5.0]));
         assert_eq!(world.position_cm(chest), Some([0.0; 3]));
+    }
+
+    #[test]
+    fn who_is_told_to_walk_does_so_until_told_otherwise() {
+        let mut world = World::new(WorldConfig { npcs: 1, ..WorldConfig::default() });
+        let npc = world.entities().next().unwrap().0;
+        let monster = world.spawn(EntityType::Monster, [0.0; 3]).unwrap();
+        assert!(world.teleport(npc, [0.0; 3]));
+        // To the right, for longer than any course of one that wanders.
+        let walk = Input { forward: 127, yaw: 16_384, ..Input::default() };
+        for id in [npc, monster] {
+            assert!(world.walk(id, walk));
+        }
+        (0..600).for_each(|_| world.tick());
+        for id in [npc, monster] {
+            let [x, y, _] = world.position_cm(id).unwrap();
+            assert!(x.abs() < 1e-6 && (y - 6_000.0).abs() < 1e-6, "{x} {y}");
+            assert_eq!((world.yaw_degrees(id), world.animation(id)), (Some(90.0), Some(1)));
+            let [_, speed, _] = world.velocity_cm_per_s(id).unwrap();
+            assert!((speed - 600.0).abs() < 1e-6);
+        }
+        assert!(world.walk(npc, Input::default()) && world.despawn(monster));
+        let before = world.position_cm(npc);
+        (0..600).for_each(|_| world.tick());
+        assert_eq!(world.position_cm(npc), before);
+        // Its row went with it, and others keep theirs.
+        let next = world.spawn(EntityType::Monster, [0.0; 3]).unwrap();
+        assert!(world.walk(next, walk) && world.despawn(npc) && world.walk(next, Input::default()));
+        world.tick();
+        assert_eq!(world.position_cm(next), Some([0.0; 3]));
+    }
+
+    #[test]
+    fn damage_kills_and_healing_has_a_limit() {
+        let mut world = World::new(WorldConfig { npcs: 0, ..WorldConfig::default() });
+        let full = world.config().combat.health;
+        let monster = world.spawn(EntityType::Monster, [0.0; 3]).unwrap();
+        assert!(world.damage(monster, full - 10) && world.heal(monster, 5));
+        assert_eq!(world.health(monster), Some(15));
+        assert!(world.state(monster).unwrap().contains(EntityState::IN_COMBAT));
+        assert!(world.heal(monster, u16::MAX));
+        assert_eq!((world.health(monster), world.vitals(monster)), (Some(full), Some(Vitals::FULL)));
+        assert!(world.damage(monster, u16::MAX));
+        assert_eq!((world.health(monster), world.vitals(monster).unwrap().health), (Some(0), 0));
+        assert!(!world.heal(monster, 1) && !world.damage(monster, 1), "the dead are left alone");
+        (0..world.config().combat.dead_ticks).for_each(|_| world.tick());
+        assert!(world.state(monster).unwrap().contains(EntityState::DEAD));
+        world.tick();
+        assert_eq!((world.health(monster), world.state(monster)), (Some(full), Some(EntityState::NONE)));
     }
 
     #[test]
