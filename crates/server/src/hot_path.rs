@@ -1,5 +1,5 @@
-//! The test that the hot threads allocate nothing once they have warmed up: the world's and a worker's code, with
-//! real sockets, from `recvmmsg` to `sendmmsg`. Here one thread does what they do, so that the counter, which counts
+//! The test that the hot threads allocate nothing once they have warmed up: the world's, with a game, and a worker's code,
+//! with real sockets, from `recvmmsg` to `sendmmsg`. Here one thread does what they do, so that the counter, which counts
 //! by thread, sees both and nothing else. The same under virtual time, on two workers: `simtest/tests/allocations.rs`.
 
 use std::hint::black_box;
@@ -20,6 +20,7 @@ use shadowland_world::Frame;
 use crate::config::Config;
 use crate::control::Control;
 use crate::embed::{Assembly, assemble};
+use crate::game::{EntityId, EntityType, Game, GameWorld};
 use crate::queue::{FrameSlot, FrameTaps};
 use crate::schedule::Clock;
 use crate::server::Ear;
@@ -50,7 +51,8 @@ impl HotPath {
         config.world.player_capacity = players;
         config.world.entity_capacity = 1_000;
         config.world.set_density(players, 50.0, 100_000.0);
-        let Assembly { mut hubs, world, mailbox: _ } = assemble(&config, 1, identity, rng);
+        let Assembly { mut hubs, mut world, mailbox: _ } = assemble(&config, 1, identity, rng);
+        world.set_game(Busy::default());
         let options = Options { recv_buffer_bytes: Some(1 << 20), ..Options::default() };
         let socket = shadowland_udp::UdpSocket::bind(([127, 0, 0, 1], 0).into(), &options).unwrap();
         let address = socket.local_addr().unwrap();
@@ -92,6 +94,34 @@ impl HotPath {
             }
         });
         allocated.count_total
+    }
+}
+
+/// A game that has something to do in each tick.
+#[derive(Default)]
+struct Busy(Vec<EntityId>);
+
+impl Game for Busy {
+    fn tick(&mut self, world: &mut GameWorld<'_>) {
+        if world.now() == 0 {
+            let kinds = [EntityType::Vehicle, EntityType::Monster].into_iter().cycle();
+            self.0.extend(kinds.take(40).map(|kind| world.spawn(kind, [0.0; 3]).unwrap()));
+        }
+        let angle = f64::from(world.now() % 360);
+        for &id in &self.0 {
+            let walk = Input { forward: 127, yaw: (angle * 182.0) as u16, ..Input::default() };
+            let (sin, cos) = angle.to_radians().sin_cos();
+            assert!(
+                world.steer(id, [900.0 * cos, 900.0 * sin, 0.0], [angle, 0.0, 0.0]) || world.walk(id, walk)
+            );
+        }
+        // One comes and one goes, no faster than indices have rested.
+        if world.now().is_multiple_of(4) {
+            let oldest = self.0.remove(0);
+            self.0
+                .push(world.spawn(world.kind(oldest).unwrap(), world.position_cm(oldest).unwrap()).unwrap());
+            assert!(world.despawn(oldest) && world.players().count() == world.player_count());
+        }
     }
 }
 

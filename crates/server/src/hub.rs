@@ -362,7 +362,7 @@ impl Hub {
         // Spread over the ticks, so that no tick sends more than its share.
         player.next_turn = from + handle.slot % self.rules.ticks_per_snapshot;
         if self.queues.mail.is_read() {
-            let recipient = Recipient::new(slot, handle.entity);
+            let recipient = Recipient::new(slot, handle);
             player.letterbox = Some(Box::new(Letterbox::new(recipient.clone())));
             self.queues.mail.tell(Mail::Joined(recipient));
         }

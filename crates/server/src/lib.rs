@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  network ──▶ worker: udp ─▶ Endpoint::route ─▶ Connection::handle ─▶ session::Inbound ─▶ queue ─▶ world thread
-//!                                                                                                  World::tick
+//!                                                                                         Game::tick, World::tick
 //!  network ◀── worker: udp ◀─ PacketBuilder ◀─ Viewer::snapshot ◀──────────── frames, latest wins ◀── publish
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! | [`demo`] | server and simulated players in one process, and what came of it |
 //! | [`load`] | simulated players for a server elsewhere |
 //! | [`identity`] | the server's static key pair |
+//! | [`game`] | what a game does in the world, once a tick |
 //! | [`embed`] | the server without sockets, threads and clock |
 //! | [`server`] | a running server: binds, starts the threads, stops them |
 //! | `hub` | the sessions of a worker: receiving, serving |
@@ -22,7 +23,7 @@
 //! | [`cpus`] | which CPUs workers run on |
 //! | `worker` | the I/O thread around a hub: socket, polling |
 //! | `session` | what a worker hangs on a session, and what comes in from it |
-//! | `world_side` | the world between its queues and its frames |
+//! | `world_side` | the world and its game, between its queues and its frames |
 //! | `world_thread` | the thread around it |
 //! | `queue` | what passes between the threads |
 //! | `schedule` | when ticks start and how long they last |
@@ -38,6 +39,7 @@ mod control;
 pub mod cpus;
 pub mod demo;
 pub mod embed;
+pub mod game;
 mod handover;
 #[cfg(test)]
 mod hot_path;

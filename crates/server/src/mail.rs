@@ -18,8 +18,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use shadowland_proto::{Connection, Path, Reliable, SendError, Slot, Stats};
-use shadowland_wire::entity::EntityId;
 use shadowland_wire::message::{GAME_TYPES_OF_SERVER, StreamId};
+use shadowland_world::PlayerHandle;
 use thiserror::Error;
 
 /// Messages from players that wait for the game, and their bytes; more where single messages are very large.
@@ -37,7 +37,8 @@ fn cost(body: &[u8]) -> usize {
 /// Messages that wait for a worker's next tick.
 const WAITING_FOR_WORKER: usize = 4_096;
 
-/// What happened to a player, and what it says.
+/// What happened to a player, and what it says. Workers tell it: that somebody joined a little after the world let it in
+/// ([`Game::joined`](crate::game::Game::joined)), and that somebody left a little before the world lets it out.
 #[derive(Debug, Clone)]
 pub enum Mail {
     /// It is in the world from now on.
@@ -81,7 +82,7 @@ pub struct Recipient(Arc<Shared>);
 
 struct Shared {
     session: Slot,
-    entity: EntityId,
+    player: PlayerHandle,
     /// For the player.
     waiting_bytes: AtomicUsize,
     /// From it, for the game.
@@ -91,10 +92,10 @@ struct Shared {
 }
 
 impl Recipient {
-    pub(crate) fn new(session: Slot, entity: EntityId) -> Self {
+    pub(crate) fn new(session: Slot, player: PlayerHandle) -> Self {
         Self(Arc::new(Shared {
             session,
-            entity,
+            player,
             waiting_bytes: AtomicUsize::new(0),
             unread: Unread::default(),
             gone: AtomicBool::new(false),
@@ -108,10 +109,10 @@ impl Recipient {
         self.0.session.connection_id()
     }
 
-    /// The player's entity.
+    /// The player in the world.
     #[must_use]
-    pub fn entity(&self) -> EntityId {
-        self.0.entity
+    pub fn player(&self) -> PlayerHandle {
+        self.0.player
     }
 
     /// Whether its session has ended.
@@ -373,9 +374,10 @@ impl Drop for Letterbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shadowland_wire::entity::EntityId;
 
     fn recipient() -> Recipient {
-        Recipient::new(Slot::default(), EntityId::from_bits(7))
+        Recipient::new(Slot::default(), PlayerHandle { slot: 0, entity: EntityId::from_bits(7) })
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::config::{Auth, Config};
 use crate::control::{Alive, Control};
 use crate::cpus::{self, CpuList};
 use crate::embed::{self, Assembly, Guards, Hub};
+use crate::game::Game;
 use crate::handover::{self, Handover};
 use crate::integrity::{self, IntegrityError};
 use crate::mail::Mailbox;
@@ -108,15 +109,21 @@ impl Server {
     /// # Errors
     /// If an address or something else that it needs of the system is not to be had.
     pub fn start(config: Config, identity: Identity) -> Result<Self, StartError> {
-        Self::start_with_mailbox(config, identity).map(|(server, _nobody_reads)| server)
+        Self::start_with_game(config, identity, |_nobody_reads| ())
     }
 
-    /// As [`Server::start`], for a game that has messages of its own for its players, or they for it. It has to read the
-    /// mailbox, or drop it: while it does not, what players say is not taken, and after a while nobody is let in.
+    /// As [`Server::start`], with a [`Game`] that is called in every tick, on the thread of the world. `game` makes it,
+    /// before anything runs, of its end of the messages that it has for its players, or they for it. It has to read the
+    /// mailbox, there or elsewhere, or drop it: while nobody does, what players say is not taken, and after a while nobody
+    /// is let in.
     ///
     /// # Errors
     /// As of [`Server::start`].
-    pub fn start_with_mailbox(config: Config, identity: Identity) -> Result<(Self, Mailbox), StartError> {
+    pub fn start_with_game<G: Game + 'static>(
+        config: Config,
+        identity: Identity,
+        game: impl FnOnce(Mailbox) -> G,
+    ) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let mut rng = StdRng::try_from_rng(&mut SysRng)
             .map_err(|error| system("get randomness", io::Error::other(error)))?;
@@ -151,8 +158,9 @@ impl Server {
         let tokens = keys.map(|keys| Arc::new(TokenVerifier::new(keys)));
         let workers = sockets.len();
         let guards = Guards { tokens, integrity, key_log };
-        let Assembly { hubs, world, mailbox } =
+        let Assembly { hubs, mut world, mailbox } =
             embed::assemble_guarded(&config, workers, &identity, &guards, &mut rng);
+        world.set_game(game(mailbox));
         let mut ears = Vec::new();
         for socket in sockets {
             let ear = Ear::new(socket).map_err(|error| system("wait for datagrams", error))?;
@@ -185,7 +193,7 @@ impl Server {
         );
         server.spawn("world".to_owned(), move || world.run())?;
         tracing::info!(address = %server.local_addr, workers, "serving: {truth}");
-        Ok((server, mailbox))
+        Ok(server)
     }
 
     /// The address that the server listens on, with the real port.

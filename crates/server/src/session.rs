@@ -245,9 +245,12 @@ mod tests {
     use shadowland_wire::entity::EntityId;
     use shadowland_wire::message::client::{Input, InputMessage};
 
+    fn handle() -> PlayerHandle {
+        PlayerHandle { slot: 3, entity: EntityId::from_bits(1) }
+    }
+
     fn playing() -> Player {
-        let player = PlayerHandle { slot: 3, entity: EntityId::from_bits(1) };
-        let stage = Stage::Playing { viewer: Viewer::new(player), from: 1 };
+        let stage = Stage::Playing { viewer: Viewer::new(handle()), from: 1 };
         Player { stage, ..Player::default() }
     }
 
@@ -320,7 +323,7 @@ mod tests {
         let (mailbox, mut posts) = mailbox(1, 1_000);
         let (mut worker, _world) = queues(10, posts.remove(0));
         let (mut player, mut stats) = (playing(), WorkerStats::default());
-        let recipient = Recipient::new(Slot::claimed_by(&[0x80; 16]).unwrap(), EntityId::from_bits(1));
+        let recipient = Recipient::new(Slot::claimed_by(&[0x80; 16]).unwrap(), handle());
         player.letterbox = Some(Box::new(Letterbox::new(recipient)));
         let mut inbound = Inbound { player: &mut player, queues: &mut worker, stats: &mut stats, tick: 7 };
         assert!(inbound.has_room(0x30, 0));
@@ -352,7 +355,7 @@ mod tests {
         let (mut worker, mut world) = queues(10, posts.remove(0));
         let session = Slot::claimed_by(&[0x80; 16]).unwrap();
         while worker.mail.has_room_for_players() {
-            worker.mail.tell(Mail::Joined(Recipient::new(session, EntityId::from_bits(1))));
+            worker.mail.tell(Mail::Joined(Recipient::new(session, handle())));
         }
         let mut player = Player::default();
         player.ask(Time::default(), session, &mut worker);

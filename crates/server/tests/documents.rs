@@ -51,12 +51,16 @@ fn the_example_of_a_file_is_accepted() {
     Effective::from_layers(&[layer]).unwrap();
 }
 
-/// The example is compiled with the client's tests; the README shows a part of it.
+/// The examples are compiled with the tests; the README shows parts of them.
 #[test]
-fn the_readme_shows_an_example_that_compiles() {
-    let (example, readme) = (read("crates/client/examples/who_is_in_sight.rs"), read("README.md"));
-    let shown = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
-    assert!(example.contains(shown), "the README shows something else than examples/who_is_in_sight.rs");
+fn the_readme_shows_examples_that_compile() {
+    let readme = read("README.md");
+    let shown = readme.split("```rust\n").skip(1).map(|part| part.split("```").next().unwrap());
+    let examples = ["crates/client/examples/who_is_in_sight.rs", "crates/server/examples/game.rs"];
+    assert_eq!(shown.clone().count(), examples.len());
+    for (example, shown) in examples.into_iter().zip(shown) {
+        assert!(read(example).contains(shown), "the README shows something else than {example}");
+    }
 }
 
 /// The arrows between the crates point only where the table says. What only tests use is not looked at.

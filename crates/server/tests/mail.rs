@@ -19,7 +19,10 @@ const COMBAT: Reliable = Reliable::Ordered(2);
 
 fn start(workers: usize) -> (Server, Mailbox) {
     let identity = Identity::generate(&mut StdRng::seed_from_u64(7));
-    Server::start_with_mailbox(config(workers, 100), identity).unwrap()
+    let mut ours = None;
+    let server =
+        Server::start_with_game(config(workers, 100), identity, |mailbox| ours = Some(mailbox)).unwrap();
+    (server, ours.unwrap())
 }
 
 fn join(server: &Server) -> Client {
