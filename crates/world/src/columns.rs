@@ -20,7 +20,7 @@ pub struct WorldFull;
 /// Why an entity is not spawned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SpawnError {
-    /// All that can live at once do, or did until a moment ago, but for the players who can still join.
+    /// All that can live at once do, or did until a moment ago, but for the players who can still join or come back.
     #[error("the world is full but for its players: raise `entity_capacity`")]
     Full,
     /// A player comes by joining.
@@ -65,7 +65,13 @@ pub(crate) struct Columns {
     living: usize,
     /// Those of them that fly or drive.
     ballistic: usize,
+    /// Those of them that are players.
+    playing: usize,
+    /// Free indices of players that have not rested.
+    resting_players: usize,
     capacity: usize,
+    /// Most players, among the capacity.
+    players: usize,
 }
 
 impl Columns {
@@ -87,11 +93,14 @@ impl Columns {
             used: 0,
             living: 0,
             ballistic: 0,
+            playing: 0,
+            resting_players: 0,
             capacity: entities,
+            players,
         }
     }
 
-    /// Adds an entity at rest, if so many others could come besides.
+    /// Adds an entity at rest.
     ///
     /// An index rests before it is given out again, for longer than any client can be behind.
     pub(crate) fn spawn(
@@ -99,13 +108,14 @@ impl Columns {
         now: Tick,
         kind: EntityType,
         position: DVec3,
-        others: usize,
     ) -> Result<EntityId, WorldFull> {
-        while self.free.get(self.rested).is_some_and(|&(_, since)| now - since > TOMBSTONE_TICKS) {
+        while let Some(&(index, since)) = self.free.get(self.rested)
+            && now - since > TOMBSTONE_TICKS
+        {
             self.rested += 1;
+            self.resting_players -= usize::from(self.kind[index as usize] == EntityType::Player);
         }
-        let room = (self.capacity - self.living).min(self.rested + self.id.len() - self.used);
-        if room <= others {
+        if !self.has_room(kind) {
             return Err(WorldFull);
         }
         let index = if self.rested > 0 {
@@ -128,7 +138,21 @@ impl Columns {
         self.vitals[index] = Vitals::FULL;
         self.living += 1;
         self.ballistic += usize::from(is_ballistic(kind));
+        self.playing += usize::from(kind == EntityType::Player);
         Ok(id)
+    }
+
+    /// Whether one more can come. Others leave players the room to join, and to leave and come back once while the
+    /// indices that they had rest.
+    fn has_room(&self, kind: EntityType) -> bool {
+        let (joins, returns) = match kind {
+            EntityType::Player => (0, 0),
+            _ => {
+                (self.players.saturating_sub(self.playing), self.players.saturating_sub(self.resting_players))
+            }
+        };
+        let indices = self.rested + self.id.len() - self.used;
+        self.capacity - self.living > joins && indices > joins + returns
     }
 
     /// Removes an entity; `false` when it does not live.
@@ -140,6 +164,9 @@ impl Columns {
         self.id[index] = None;
         self.living -= 1;
         self.ballistic -= usize::from(is_ballistic(self.kind[index]));
+        let was_player = usize::from(self.kind[index] == EntityType::Player);
+        self.playing -= was_player;
+        self.resting_players += was_player;
         // After its last generation an index starts again: nobody has heard of its first entity for 4096 rests.
         self.generation[index] = (self.generation[index] + 1) & EntityId::MAX_GENERATION;
         self.free.push_back((index as u32, now));
@@ -207,7 +234,7 @@ mod tests {
     #[test]
     fn the_capacity_is_that_of_the_living() {
         let mut columns = Columns::new(2, 0);
-        let spawn = |columns: &mut Columns, now| columns.spawn(now, EntityType::Item, DVec3::ZERO, 0);
+        let spawn = |columns: &mut Columns, now| columns.spawn(now, EntityType::Item, DVec3::ZERO);
         let a = spawn(&mut columns, 1).unwrap();
         let b = spawn(&mut columns, 1).unwrap();
         assert_eq!(spawn(&mut columns, 1), Err(WorldFull));
@@ -219,18 +246,18 @@ mod tests {
     }
 
     #[test]
-    fn others_keep_their_room_however_fast_some_come_and_go() {
+    fn players_keep_their_room_however_fast_some_come_and_go() {
         let mut columns = Columns::new(10, 4);
         let (mut now, mut full) = (1, 0);
         for _ in 0..10 * columns.id.len() {
-            match columns.spawn(now, EntityType::Projectile, DVec3::ZERO, 4) {
+            match columns.spawn(now, EntityType::Projectile, DVec3::ZERO) {
                 Ok(id) => assert!(columns.despawn(now, id)),
                 Err(WorldFull) => full += 1,
             }
             now += 1;
         }
         assert!(full > 0, "it was never full");
-        let joined = (0..4).filter(|_| columns.spawn(now, EntityType::Player, DVec3::ZERO, 0).is_ok());
+        let joined = (0..4).filter(|_| columns.spawn(now, EntityType::Player, DVec3::ZERO).is_ok());
         assert_eq!(joined.count(), 4);
     }
 
@@ -239,7 +266,7 @@ mod tests {
         let mut columns = Columns::new(1, 0);
         let (mut now, mut generations) = (1, vec![0; indices_for(1, 0)]);
         for _ in 0..20 * generations.len() {
-            let id = columns.spawn(now, EntityType::Item, DVec3::ZERO, 0).unwrap();
+            let id = columns.spawn(now, EntityType::Item, DVec3::ZERO).unwrap();
             assert_eq!(id.generation(), generations[id.index()]);
             generations[id.index()] += 1;
             columns.despawn(now, id);

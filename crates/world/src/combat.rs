@@ -331,7 +331,7 @@ mod tests {
         let mut columns = Columns::new(400, 0);
         let at = |n: u32| DVec3::new(f64::from(n * 37 % 1_000), f64::from(n * 91 % 1_000), 0.0);
         for n in 0..400 {
-            columns.spawn(1, EntityType::Player, at(n), 0).unwrap();
+            columns.spawn(1, EntityType::Player, at(n)).unwrap();
         }
         let mut grid = Grid::new(60.0, columns.position.len());
         grid.fill(&columns, |_| true);

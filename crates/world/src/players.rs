@@ -42,9 +42,8 @@ impl Players {
         Self { rows: vec![None; capacity], free: (0..capacity as u32).rev().collect() }
     }
 
-    /// How many can still come.
-    pub(crate) fn room(&self) -> usize {
-        self.free.len()
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty()
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -113,11 +113,11 @@ impl World {
 
     /// Lets somebody in, at a random point of the map. The player is in the frame of the next tick.
     pub fn join(&mut self) -> Result<PlayerHandle, WorldFull> {
-        if self.players.room() == 0 {
+        if !self.players.has_room() {
             return Err(WorldFull);
         }
         let position = self.random_point();
-        let entity = self.enter(EntityType::Player, DVec3::from_array(position), 0)?;
+        let entity = self.enter(EntityType::Player, DVec3::from_array(position))?;
         self.players.add(entity)
     }
 
@@ -137,13 +137,13 @@ impl World {
     }
 
     /// Puts an entity that nobody plays into the world, at a point in centimetres, or the nearest one of the map. It is
-    /// at rest, and seen from the next tick on. All players who can still join keep their places.
+    /// at rest, and seen from the next tick on. Players keep the room to join, and to leave and come back.
     pub fn spawn(&mut self, kind: EntityType, position_cm: [f64; 3]) -> Result<EntityId, SpawnError> {
         if kind == EntityType::Player {
             return Err(SpawnError::Player);
         }
         let position = self.point(position_cm).ok_or(SpawnError::NotFinite)?;
-        self.enter(kind, position, self.players.room()).map_err(|WorldFull| SpawnError::Full)
+        self.enter(kind, position).map_err(|WorldFull| SpawnError::Full)
     }
 
     /// Takes an entity out of the world. `false`, and nothing else, for those that do not live, and for players, who go by
@@ -362,9 +362,9 @@ impl World {
         position.is_finite().then(|| movement::within(&self.config.map, position))
     }
 
-    /// Puts an entity into the world, if so many others could come besides.
-    fn enter(&mut self, kind: EntityType, position: DVec3, others: usize) -> Result<EntityId, WorldFull> {
-        let id = self.columns.spawn(self.tick, kind, position, others)?;
+    /// Puts an entity into the world.
+    fn enter(&mut self, kind: EntityType, position: DVec3) -> Result<EntityId, WorldFull> {
+        let id = self.columns.spawn(self.tick, kind, position)?;
         self.combat.enter(&self.config.combat, id);
         Ok(id)
     }

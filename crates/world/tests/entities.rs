@@ -67,6 +67,36 @@ fn all_players_can_come_back_at_once() {
     assert_eq!((back, world.entity_count()), (CAPACITY, CAPACITY));
 }
 
+/// Others have come and gone so fast that indices ran out, and do so all the time: it makes no difference to players.
+#[test]
+fn all_players_can_come_back_at_once_whatever_others_do() {
+    let mut world = World::new(WorldConfig { player_capacity: CAPACITY / 2, ..config() });
+    let churn = |world: &mut World| {
+        while let Ok(id) = world.spawn(EntityType::Projectile, [0.0; 3]) {
+            assert!(world.despawn(id));
+        }
+    };
+    churn(&mut world);
+    let mut all: Vec<_> = (0..CAPACITY / 2).map(|_| world.join().unwrap()).collect();
+    for _ in 0..3 {
+        churn(&mut world);
+        for player in &mut all {
+            world.leave(*player);
+            churn(&mut world);
+            *player = world.join().unwrap();
+        }
+        // Until what they left has rested.
+        for _ in 0..1_100 {
+            world.tick();
+            churn(&mut world);
+        }
+        all.iter().for_each(|player| world.leave(*player));
+        churn(&mut world);
+        all.iter_mut().for_each(|player| *player = world.join().unwrap());
+        (0..1_100).for_each(|_| world.tick());
+    }
+}
+
 /// Some of each type come, everybody is moved, and every few ticks some go.
 fn turn(world: &mut World, frame: &mut Frame, living: &mut Vec<EntityId>, tick: u32) {
     for (nth, kind) in (0..).zip(LOOSE) {
