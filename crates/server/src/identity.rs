@@ -119,10 +119,14 @@ pub(crate) fn create_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes a file that is no secret, in place of one that is there: whoever reads it finds all of the one or of the other.
+/// A device, or a link to a file that is not there yet, is not replaced but written to.
 ///
 /// # Errors
 /// If it cannot be written; what is there then stays.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok() && !path.is_file() {
+        return fs::write(path, bytes);
+    }
     // What a link points to is replaced, and not the link.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (new, mut file) = open_beside(&path, OpenOptions::new().write(true).create_new(true))?;
@@ -256,6 +260,26 @@ mod tests {
         assert_eq!(other.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(load(&directory, 2).unwrap().public_key(), first.public_key());
         assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 2, "the key, and what the crash left");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let directory = Directory::new("no-file");
+        fs::create_dir_all(&directory.0).unwrap();
+        let [socket, link, target] = ["socket", "link", "target"].map(|name| directory.0.join(name));
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        // A socket takes no bytes by its name.
+        assert!(replace_file(&socket, b"text").is_err());
+        assert!(fs::symlink_metadata(&socket).unwrap().file_type().is_socket());
+        symlink("target", &link).unwrap();
+        for text in ["a file that was not there", "and one that was"] {
+            replace_file(&link, text.as_bytes()).unwrap();
+            assert!(link.is_symlink());
+            assert_eq!(fs::read_to_string(&target).unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 3, "nothing is left beside them");
     }
 
     #[test]
