@@ -250,16 +250,21 @@ fn what_is_in_the_data_directory_by_default_moves_with_it() {
     let printed = set.to_toml();
     assert!(printed.contains("the default is \"/srv/shadowland/token_keys\"."), "{printed}");
 
-    // What is printed is no mistake where nobody asks for tokens, with the same directory and with another one.
-    let mut elsewhere = Layer::default();
-    elsewhere.push_argument("--data-dir", "server.data_dir", "elsewhere");
-    let printed = Effective::from_layers(&[elsewhere]).unwrap().to_toml();
+    // What is printed can be moved again.
+    let in_directory = |directory: &str| {
+        let mut arguments = Layer::default();
+        arguments.push_argument("--data-dir", "server.data_dir", directory);
+        arguments
+    };
+    let printed = Effective::from_layers(&[in_directory("there")]).unwrap().to_toml();
+    assert!(printed.contains("\n# token_keys = \"there/token_keys\"\n"), "{printed}");
     let printed = Layer::from_toml("printed.toml", &printed).unwrap();
-    Effective::from_layers(std::slice::from_ref(&printed)).unwrap();
-    let usual = Layer::from_toml("usual.toml", &Effective::from_layers(&[]).unwrap().to_toml()).unwrap();
-    let mut elsewhere = Layer::default();
-    elsewhere.push_argument("--data-dir", "server.data_dir", "elsewhere");
-    Effective::from_layers(&[usual, elsewhere]).unwrap();
+    let same = Effective::from_layers(std::slice::from_ref(&printed)).unwrap();
+    assert_eq!(same.config(), Effective::from_layers(&[in_directory("there")]).unwrap().config());
+    let moved = Effective::from_layers(&[printed, in_directory("elsewhere")]).unwrap();
+    assert_eq!(moved.config(), Effective::from_layers(&[in_directory("elsewhere")]).unwrap().config());
+    let usual = Layer::from_toml("usual.toml", "security.token_keys = \"data/token_keys\"").unwrap();
+    Effective::from_layers(&[usual, in_directory("elsewhere")]).unwrap();
 }
 
 #[test]

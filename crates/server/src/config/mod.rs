@@ -270,18 +270,9 @@ impl Effective {
 
     /// What a setting has when nobody sets it.
     fn default_of(&self, setting: &Setting) -> Value {
-        match (setting.default)() {
-            Value::Text(path) if setting.key != DATA_DIR => {
-                match Path::new(&path).strip_prefix(DEFAULT_DATA_DIR) {
-                    Ok(rest) => {
-                        let path = Path::new(self.text(DATA_DIR)).join(rest);
-                        Value::Text(path.to_str().expect("it was joined of texts").to_owned())
-                    }
-                    Err(_) => Value::Text(path),
-                }
-            }
-            default => default,
-        }
+        let Some(rest) = below_data_dir(setting) else { return (setting.default)() };
+        let path = Path::new(self.text(DATA_DIR)).join(rest);
+        Value::Text(path.to_str().expect("it was joined of texts").to_owned())
     }
 
     /// Whether the environment or the command line set it, if only to its default.
@@ -408,7 +399,8 @@ impl Effective {
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut text = String::from(
-            "# The effective configuration. Every line can be left out: it then has its default.\n",
+            "# The effective configuration. Every line can be left out: it then has its default. Paths that follow \
+             server.data_dir are left out.\n",
         );
         let mut section = "";
         for (setting, value, place) in &self.values {
@@ -420,7 +412,9 @@ impl Effective {
             if let Some(place) = place {
                 let _ = writeln!(text, "# Set by {place}; the default is {}.", self.default_of(setting));
             }
-            let _ = writeln!(text, "{} = {value}", setting.name());
+            // In a file it would stay behind when the directory is another one.
+            let follows = place.is_none() && below_data_dir(setting).is_some();
+            let _ = writeln!(text, "{}{} = {value}", if follows { "# " } else { "" }, setting.name());
         }
         text
     }
@@ -538,6 +532,16 @@ impl Effective {
 impl Default for Config {
     fn default() -> Self {
         Effective::from_layers(&[]).expect("the defaults fit together").config()
+    }
+}
+
+/// Where a setting's path lies in the data directory, if it does by default.
+fn below_data_dir(setting: &Setting) -> Option<PathBuf> {
+    match (setting.default)() {
+        Value::Text(path) if setting.key != DATA_DIR => {
+            Path::new(&path).strip_prefix(DEFAULT_DATA_DIR).ok().map(Path::to_owned)
+        }
+        _ => None,
     }
 }
 
