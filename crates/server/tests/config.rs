@@ -279,6 +279,7 @@ fn a_misspelt_log_level_is_a_mistake() {
         "inof,shadowland_world=debug",
         "info,shadowland_world=dbug",
         "info,shadowland_world=",
+        "info,shadowland_world =debug",
         "",
         ",",
     ] {

@@ -581,14 +581,14 @@ impl Kind {
 }
 
 /// Levels, alone or by module, without spaces. `tracing` takes any other word for the name of a module, so that a misspelt
-/// level would silence all of them, and so would a space before one.
+/// level would silence all of them, and so would a space beside one.
 fn log_filter(text: &str) -> Option<String> {
     let directives: Vec<_> =
         text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
     let is_sound = |directive: &&str| {
         let level = directive.rsplit_once('=').map_or(*directive, |(_, level)| level);
         // An empty one would count as error.
-        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+        !level.is_empty() && level.parse::<LevelFilter>().is_ok() && !directive.contains(char::is_whitespace)
     };
     (!directives.is_empty() && directives.iter().all(is_sound)).then(|| directives.join(","))
 }
