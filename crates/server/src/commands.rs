@@ -53,8 +53,8 @@ pub(crate) fn config(args: &PrintArgs) -> Result<(), Failure> {
     if let Some(file) = args.config.file().filter(|file| args.output.is_none() && is_stdout(file)) {
         let file = file.display();
         return Err(not_started(anyhow!(
-            "{file}: it cannot be read, for it is where the output goes, and the shell has emptied it; use `shadowland \
-             config --output {file}`"
+            "{file}: it cannot be read, for it is where the output goes, and a shell empties it or adds to it; use \
+             `shadowland config --output {file}`"
         )));
     }
     let text = args.config.load().map_err(not_started)?.to_toml();

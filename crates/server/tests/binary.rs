@@ -111,7 +111,7 @@ fn the_configuration_can_be_written_over_the_file_that_it_was_read_from() {
 
 #[cfg(unix)]
 #[test]
-fn a_configuration_that_the_shell_has_emptied_is_not_printed() {
+fn a_configuration_is_not_printed_into_the_file_that_it_is_read_from() {
     let directory = Directory::new("redirected");
     let file = fs::File::create(directory.0.join("shadowland.toml")).unwrap();
     let output = directory.command(&["config"]).stdout(file).output().unwrap();
@@ -120,6 +120,11 @@ fn a_configuration_that_the_shell_has_emptied_is_not_printed() {
         message.starts_with("shadowland.toml: it cannot be read, ") && message.contains("--output"),
         "{message}"
     );
+
+    fs::write(directory.0.join("shadowland.toml"), "world.npcs = 7\n").unwrap();
+    let added = fs::File::options().append(true).open(directory.0.join("shadowland.toml")).unwrap();
+    let message = refusal(&directory.command(&["config"]).stdout(added).output().unwrap());
+    assert!(message.contains("adds to it") && !message.contains("has emptied"), "{message}");
 
     let other = fs::File::create(directory.0.join("other.toml")).unwrap();
     assert!(directory.command(&["config"]).stdout(other).status().unwrap().success());
