@@ -45,6 +45,11 @@ fn signal(to: &Child, name: &str) {
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
+/// Reads lines up to one with this in it.
+fn wait_for(what: &str, lines: &mut impl BufRead) {
+    assert!(lines.by_ref().lines().any(|line| line.unwrap().contains(what)), "it has not said: {what}");
+}
+
 /// The one line of an attempt that must end with exit code 2.
 fn refusal(output: &Output) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
@@ -198,28 +203,29 @@ fn it_serves_without_a_file_and_stops_cleanly_when_told() {
 #[test]
 fn a_signal_ends_a_run_early_with_its_report() {
     let directory = Directory::new("early");
-    let mut server = directory
-        .command(&["--listen", "127.0.0.1:0", "--log", "off"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let start = |line: &[&str]| {
+        let mut command = directory.command(line);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        (child, log)
+    };
+    let (mut server, mut server_log) = start(&["--listen", "127.0.0.1:0"]);
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let mut value = || lines.next().unwrap().unwrap().rsplit(' ').next().unwrap().to_owned();
     let (address, key) = (value(), value());
+    let how = ["--seconds", "600", "--json"];
     let bots = ["bots", "--server", &address, "--server-key", &key, "--count", "2"];
-    let demo = ["demo", "--players", "2"];
-    // A demo warms up for two seconds.
-    for (command, after_s) in [(&bots[..], 2), (&demo[..], 5)] {
-        let run = directory
-            .command(&[command, &["--seconds", "600", "--json"]].concat())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(Duration::from_secs(after_s));
+    let bots = start(&[&bots[..], &how].concat());
+    wait_for("who came and went", &mut server_log);
+    let mut demo = start(&[&["demo", "--players", "2", "--log", "info"][..], &how].concat());
+    wait_for("serving", &mut demo.1);
+    // A demo warms up for two seconds; what it reports before is as good here.
+    std::thread::sleep(Duration::from_secs(4));
+    for (run, mut log) in [bots, demo] {
         signal(&run, "INT");
         let output = run.wait_with_output().unwrap();
-        let complaints = String::from_utf8(output.stderr).unwrap();
+        let mut complaints = String::new();
+        log.read_to_string(&mut complaints).unwrap();
         assert!(complaints.contains("ended early: the report is of "), "{complaints}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["players"], 2, "{report}");
