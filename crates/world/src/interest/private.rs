@@ -80,6 +80,10 @@ impl Interest {
 
     /// Shows an entity to everybody again, from the next update on.
     pub(crate) fn reveal(&mut self, now: Tick, id: EntityId) {
+        // Nearly nobody who goes was hidden.
+        if !self.is_hidden(id) {
+            return;
+        }
         if let Some(at) = self.hidden.entries.iter().position(|entry| entry.entity == id) {
             self.keep_seers(now, at, |_| false);
             self.hidden.entries.remove(at);
@@ -89,8 +93,8 @@ impl Interest {
 
     /// A player has left: another may have its slot, and must not be told whom this one saw leave.
     pub(crate) fn forget_seer(&mut self, now: Tick, player: PlayerHandle) {
-        for at in 0..self.hidden.entries.len() {
-            self.keep_seers(now, at, |seer| seer != player);
+        if self.sees_hidden(player.slot as usize) {
+            (0..self.hidden.entries.len()).for_each(|at| self.keep_seers(now, at, |seer| seer != player));
         }
         let mut page = self.cells.get(self.layers.private_cell(player.slot));
         while let Some(&PageHeader { next, .. }) = self.pages.header(page) {
