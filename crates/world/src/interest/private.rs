@@ -81,10 +81,9 @@ impl Interest {
     /// Shows an entity to everybody again, from the next update on.
     pub(crate) fn reveal(&mut self, now: Tick, id: EntityId) {
         // Nearly nobody who goes was hidden.
-        if !self.is_hidden(id) {
-            return;
-        }
-        if let Some(at) = self.hidden.entries.iter().position(|entry| entry.entity == id) {
+        if self.is_hidden(id)
+            && let Some(at) = self.hidden.entries.iter().position(|entry| entry.entity == id)
+        {
             self.keep_seers(now, at, |_| false);
             self.hidden.entries.remove(at);
             self.hidden.is_hidden[id.index()] = false;
